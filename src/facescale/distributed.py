@@ -1,0 +1,184 @@
+"""Who is here, how the ranks are arranged, and the few collectives they speak with.
+
+A group of one rank needs no process group: each collective is then the identity, so that nothing
+above this file asks how many ranks there are.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some ranks that exchange tensors of one shape; `handle` is None for a group of one."""
+
+    rank: int = 0
+    size: int = 1
+    handle: dist.ProcessGroup | None = field(default=None, repr=False)
+
+    def all_reduce_(self, tensor: Tensor) -> Tensor:
+        """Sum `tensor` over the group, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor, group=self.handle)
+        return tensor
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Stack the ranks' tensors: (...) becomes (size, ...)."""
+        if self.size == 1:
+            return tensor.unsqueeze(0)
+        gathered = tensor.new_empty((self.size * tensor.shape[0], *tensor.shape[1:]))
+        dist.all_gather_single(gathered, tensor.contiguous(), group=self.handle)
+        return gathered.view(self.size, *tensor.shape)
+
+    def reduce_scatter(self, tensor: Tensor) -> Tensor:
+        """Sum over the group and keep this rank's part: (size, ...) becomes (...)."""
+        if self.size == 1:
+            return tensor[0]
+        part = torch.empty_like(tensor[0])
+        dist.reduce_scatter_single(part, tensor.flatten(0, 1), group=self.handle)
+        return part
+
+    def broadcast_(self, tensor: Tensor) -> Tensor:
+        """Give every rank the tensor of the group's first rank, in place."""
+        if self.size > 1:
+            dist.broadcast(tensor, group=self.handle, group_src=0)
+        return tensor
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Concatenate the ranks' rows (n_r, ...), as many as each has, in rank order."""
+        counts = self.all_gather(torch.tensor([len(rows)], device=rows.device)).flatten().tolist()
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        gathered = self.all_gather(padded)
+        return torch.cat([block[:n] for block, n in zip(gathered, counts, strict=True)])
+
+    def barrier(self) -> None:
+        """Wait until every rank of the group is here."""
+        if self.size > 1:
+            dist.barrier(group=self.handle)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """All ranks as a grid ("replicate", "shard"): a row shares the classes, a column copies."""
+
+    world: Group = field(default_factory=Group)
+    replicate: Group = field(default_factory=Group)
+    shard: Group = field(default_factory=Group)
+    device_mesh: Any = field(default=None, repr=False)
+
+
+def make_mesh(shards: int | None = None, device_type: str = "cpu") -> Mesh:
+    """Arrange the running processes as (world // shards, shards); None means one shard a rank.
+
+    Without a process group the world is this one process.
+
+    Raises:
+        ValueError: `shards` does not divide the number of ranks.
+    """
+    size = world_group().size
+    shards = size if shards is None else shards
+    if shards < 1 or size % shards:
+        divisors = [n for n in range(1, size + 1) if size % n == 0]
+        raise ValueError(
+            f"head.shards is {shards}, but must divide the number of ranks ({size}): "
+            f"choose one of {divisors}"
+        )
+    if size == 1:
+        return Mesh()
+    grid = init_device_mesh(
+        device_type, (size // shards, shards), mesh_dim_names=("replicate", "shard")
+    )
+    replicate, shard = (
+        Group(grid.get_local_rank(axis), grid.size(i), grid.get_group(axis))
+        for i, axis in enumerate(("replicate", "shard"))
+    )
+    return Mesh(world_group(), replicate, shard, grid)
+
+
+def world_group() -> Group:
+    """All ranks; this process alone where there is no process group."""
+    if not dist.is_initialized():
+        return Group()
+    return Group(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
+
+
+def shard_range(num_classes: int, shards: int, index: int) -> range:
+    """Classes of shard `index`: ceil(num_classes / shards) each, the last shards take what is left.
+
+    The convention of MXNet's Partial FC, `torch.chunk` and `DTensor`; late shards may be empty.
+    """
+    width = -(-num_classes // shards)
+    return range(min(index * width, num_classes), min((index + 1) * width, num_classes))
+
+
+@contextmanager
+def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.device]:
+    """Join the processes that torchrun started, or be the only one; yields this rank's device.
+
+    `device` is "cpu", "cuda" or "auto" (CUDA where there is one). Gloo carries CPU tensors,
+    NCCL carries CUDA tensors.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch sees no CUDA device; use --device cpu")
+    here = torch.device(device)
+    if here.type == "cuda":  # CUDA only
+        here = torch.device(device, int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(here)
+    launched = "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    if launched:
+        backend = "nccl" if here.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    try:
+        yield here
+    finally:
+        if launched:
+            dist.destroy_process_group()
+
+
+def _sum_bucket(handle: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[Tensor]:
+    """Sum a bucket of gradients. DDP's own rule is the mean, but our loss is a sum over ranks."""
+    work = dist.all_reduce(bucket.buffer(), group=handle, async_op=True)
+    assert work is not None
+    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return summed
+
+
+def replicate(module: nn.Module, world: Group) -> nn.Module:
+    """Hold `module` alike on all ranks; its gradients are summed while backward still runs."""
+    if world.size == 1:
+        return module
+    copies = DistributedDataParallel(
+        module, process_group=world.handle, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+    copies.register_comm_hook(world.handle, _sum_bucket)
+    return copies
+
+
+def average_statistics_(module: nn.Module, world: Group) -> None:
+    """Give all ranks the mean of their BatchNorm running statistics, in place.
+
+    Training never reads them, so this changes what is verified and saved, not what is learnt.
+    """
+    if world.size == 1:
+        return
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    statistics = [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
+    if not statistics:
+        return
+    total = world.all_reduce_(torch.cat([s.flatten() for s in statistics])) / world.size
+    for own, mean in zip(statistics, total.split([s.numel() for s in statistics]), strict=True):
+        own.copy_(mean.view_as(own))

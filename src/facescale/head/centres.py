@@ -1,0 +1,84 @@
+"""The class centres of one shard: a weight row and a momentum row a class, side by side."""
+
+import torch
+from torch import Tensor, nn
+
+from facescale.distributed import Group, shard_range
+from facescale.seeding import generator
+
+CHUNK = 4096  # classes that share one random stream, so that no start depends on the sharding
+INIT_STD = 0.01  # of every system that this field trains with
+
+Rows = slice | Tensor
+"""Rows of a shard: a slice, which is a view and copies nothing, or sorted row numbers (k,)."""
+
+
+class ClassCentres(nn.Module):
+    """Rows [first, last) of the matrix of class centres (num_classes, dim), with their momentum.
+
+    `table[row]` is (2, dim): the weight, then the momentum. One row of both is one place in
+    memory, so that a drawn class costs one page and not two.
+    """
+
+    table: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int,
+        shard: Group,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"class centres are float32 or float64, got {dtype}")
+        self.num_classes, self.dim, self.shard = num_classes, dim, shard
+        self.classes = shard_range(num_classes, shard.size, shard.rank)
+        self.register_buffer(
+            "table", torch.zeros(len(self.classes), 2, dim, dtype=dtype, device=device)
+        )
+        self._initialise_(seed)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @torch.no_grad()
+    def _initialise_(self, seed: int) -> None:
+        """Draw N(0, 0.01) rows, chunk by chunk of the whole matrix: equal for any sharding."""
+        if not self.classes:
+            return
+        for chunk in range(self.classes.start // CHUNK, (self.classes.stop - 1) // CHUNK + 1):
+            classes = range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.num_classes))
+            rows = torch.randn(
+                (len(classes), self.dim), generator=generator(self.table.device, seed, chunk)
+            )
+            first = max(classes.start, self.classes.start)
+            last = min(classes.stop, self.classes.stop)
+            self.table[first - self.classes.start : last - self.classes.start, 0] = (
+                rows[first - classes.start : last - classes.start] * INIT_STD
+            )
+
+    def weight(self, rows: Rows) -> Tensor:
+        """The centres of `rows`, not normalised; (k, dim)."""
+        return self.table[rows, 0]
+
+    def update_(
+        self, rows: Rows, gradient: Tensor, lr: float, momentum: float, weight_decay: float
+    ) -> None:
+        """One step of SGD with momentum on exactly these rows: torch.optim.SGD's rule, row by row.
+
+        Rows that are not named keep weight and momentum to the bit, decay included.
+        """
+        state = self.table[rows]  # (k, 2, dim)
+        weight, velocity = state.unbind(1)
+        velocity.mul_(momentum).add_(gradient).add_(weight, alpha=weight_decay)
+        weight.add_(velocity, alpha=-lr)
+        if isinstance(rows, Tensor):
+            self.table[rows] = state
+
+    def full(self) -> Tensor:
+        """The whole matrix (num_classes, dim) on every rank, by a collective; for small ones."""
+        return self.shard.gather_rows(self.table[:, 0])

@@ -1,0 +1,162 @@
+"""Margin softmax over class centres that are split by class, walked in blocks, learnt on the way.
+
+Forward keeps a running log-sum-exp per sample; backward walks the same blocks, turns each block of
+logits into gradients and at once moves the centres of that block. So nothing of size
+batch x classes exists twice, and no gradient of size classes x dim exists at all.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from facescale.distributed import Group
+from facescale.head.centres import ClassCentres, Rows
+from facescale.head.margins import Margin
+
+SMALLEST_NORM = 1e-12  # of a centre, as torch.nn.functional.normalize
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of the sample, and the samples whose own class is among them."""
+
+    rows: Rows
+    own_row: Tensor
+    """Place in this block of the class of each such sample; (t,)."""
+    own_sample: Tensor
+    """Which sample of the group's batch that is; (t,)."""
+
+
+@dataclass
+class Step:
+    """All that one step of the head needs, from the forward to the backward pass.
+
+    The group's batch has B samples, of which `mine` are this rank's.
+    """
+
+    centres: ClassCentres
+    shard: Group
+    replicate: Group
+    margin: Margin
+    scale: float
+    lr: float
+    momentum: float
+    weight_decay: float
+    batch: Tensor
+    """Unit embeddings of the shard group's batch; (B, dim)."""
+    counts: list[int]
+    """Samples of each rank of the shard group; they sum to B."""
+    global_batch: int
+    blocks: list[Block]
+    logits_budget: int
+    """Bytes of logits that may be kept for the backward pass; others are computed again."""
+    kept: list[Tensor | None] = field(default_factory=list)
+    own_cosine: Tensor = field(init=False)
+    """Cosine of each sample to its own class where that is in this shard; (B,)."""
+    log_sum: Tensor = field(init=False)
+    """Log-sum-exp of each sample's logits over all shards; (B,)."""
+
+    @property
+    def mine(self) -> slice:
+        """The rows of `batch` that this rank brought."""
+        first = sum(self.counts[: self.shard.rank])
+        return slice(first, first + self.counts[self.shard.rank])
+
+
+def logits_of(step: Step, block: Block) -> Tensor:
+    """Scaled logits of a block after the margin; (rows, B). Notes the own cosines on the way."""
+    weight = step.centres.weight(block.rows)
+    inverse_norm = 1.0 / torch.linalg.vector_norm(weight, dim=1).clamp_min(SMALLEST_NORM)
+    # Rows first: a tall block times a narrow batch runs at the machine's full rate.
+    cosine = (weight @ step.batch.T).mul_(inverse_norm[:, None])
+    own = cosine[block.own_row, block.own_sample]
+    step.own_cosine[block.own_sample] = own
+    cosine[block.own_row, block.own_sample] = step.margin(own)
+    return cosine.mul_(step.scale)
+
+
+def forward(step: Step) -> Tensor:
+    """Walk the blocks; returns the loss of each sample of the group's batch, (B,)."""
+    samples = len(step.batch)
+    log_sum = step.batch.new_full((samples,), -torch.inf)
+    own_logit = step.batch.new_zeros(samples)
+    step.own_cosine = step.batch.new_zeros(samples)
+    budget = step.logits_budget
+    for block in step.blocks:
+        logits = logits_of(step, block)
+        log_sum = torch.logaddexp(log_sum, torch.logsumexp(logits, dim=0))
+        own_logit[block.own_sample] = logits[block.own_row, block.own_sample]
+        budget -= logits.nbytes
+        step.kept.append(logits if budget >= 0 else None)
+    step.log_sum, own_logit = combine(step, log_sum, own_logit)
+    return step.log_sum - own_logit
+
+
+def combine(step: Step, log_sum: Tensor, own_logit: Tensor) -> tuple[Tensor, Tensor]:
+    """Join the shards' statistics in one sum; (B,), (B,).
+
+    A logit is at most `scale`, known beforehand, so exponentials relative to that bound
+    can be added up as they are: in float64 none that matters is lost (exp(-2 * 300) > 1e-261).
+    """
+    bound = step.scale
+    statistics = torch.stack([(log_sum.double() - bound).exp(), own_logit.double()])
+    total, own_logit = step.shard.all_reduce_(statistics)
+    return (total.log() + bound).to(log_sum.dtype), own_logit.to(log_sum.dtype)
+
+
+def backward(step: Step, grad_loss: Tensor) -> Tensor:
+    """Walk the blocks again: move their centres; returns this rank's embedding gradient.
+
+    Args:
+        step: As the forward pass left it. Its kept logits are used up.
+        grad_loss: Gradient of the loss, ().
+
+    Returns:
+        (b, dim), summed over the shards.
+    """
+    gradient = torch.zeros_like(step.batch)
+    factor = grad_loss * (step.scale / step.global_batch)
+    slope = step.margin.slope(step.own_cosine)
+    for index, block in enumerate(step.blocks):
+        logits, step.kept[index] = step.kept[index], None
+        logits = logits_of(step, block) if logits is None else logits
+        to_cosine = logits.sub_(step.log_sum).exp_()
+        to_cosine[block.own_row, block.own_sample] -= 1.0
+        to_cosine[block.own_row, block.own_sample] *= slope[block.own_sample]
+        to_cosine.mul_(factor)
+        weight = step.centres.weight(block.rows)
+        inverse_norm = 1.0 / torch.linalg.vector_norm(weight, dim=1).clamp_min(SMALLEST_NORM)
+        unit = weight * inverse_norm[:, None]
+        gradient.addmm_(to_cosine.T, unit)
+        if step.lr:
+            to_unit = to_cosine @ step.batch
+            radial = (to_unit * unit).sum(dim=1, keepdim=True)
+            to_weight = to_unit.addcmul_(radial, unit, value=-1.0).mul_(inverse_norm[:, None])
+            step.replicate.all_reduce_(to_weight)
+            step.centres.update_(block.rows, to_weight, step.lr, step.momentum, step.weight_decay)
+    return _own_part(step, gradient)
+
+
+def _own_part(step: Step, gradient: Tensor) -> Tensor:
+    """Sum (B, dim) over the shards and keep this rank's rows; ranks may bring unequal numbers."""
+    widest = max(step.counts)
+    padded = gradient.new_zeros(step.shard.size, widest, gradient.shape[1])
+    for part, rows in zip(padded, gradient.split(step.counts), strict=True):
+        part[: len(rows)] = rows
+    return step.shard.reduce_scatter(padded)[: step.counts[step.shard.rank]]
+
+
+class MarginSoftmax(torch.autograd.Function):
+    """This rank's share of the loss as a function of its own unit embeddings (b, dim)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, unit: Tensor, step: Step) -> Tensor:  # noqa: D102
+        ctx.step = step  # type: ignore[attr-defined]
+        return forward(step)[step.mine].sum() / step.global_batch
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None]:  # noqa: D102
+        return backward(ctx.step, grad_loss), None

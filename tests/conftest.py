@@ -1,0 +1,69 @@
+"""Fixtures of all tests: several ranks on one machine, one thread each."""
+
+import multiprocessing
+import pickle
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+# A forked child inherits no worker threads: a parent that has used several would hang it.
+torch.set_num_threads(1)
+
+RunRanks = Callable[..., list[Any]]
+
+
+def _rank_main(
+    work: Callable[..., Any], args: tuple[Any, ...], rank: int, size: int, folder: Path
+) -> None:
+    try:
+        store = dist.FileStore(str(folder / "store"), size)  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+        answer = (True, work(rank, *args))
+        dist.destroy_process_group()
+    except BaseException:
+        answer = (False, traceback.format_exc())
+    (folder / f"answer-{rank}").write_bytes(pickle.dumps(answer))
+
+
+@pytest.fixture
+def run_ranks(tmp_path: Path) -> RunRanks:
+    """`run_ranks(work, size, *args)`: call work(rank, *args) in `size` processes with gloo.
+
+    Returns what each rank returned; raises with the traceback of the first rank that failed.
+    """
+    calls = iter(range(1000))
+
+    def run(work: Callable[..., Any], size: int, *args: Any, deadline_s: float = 120) -> list[Any]:
+        folder = tmp_path / f"ranks-{next(calls)}"
+        folder.mkdir()
+        context = multiprocessing.get_context("fork")
+        ranks = [
+            context.Process(target=_rank_main, args=(work, args, rank, size, folder))
+            for rank in range(size)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(deadline_s)
+        stuck = [rank for rank, process in enumerate(ranks) if process.is_alive()]
+        for process in ranks:
+            process.kill()
+        answers = []
+        for rank in range(size):
+            path = folder / f"answer-{rank}"
+            answers.append(
+                pickle.loads(path.read_bytes()) if path.exists() else (False, "no answer")
+            )
+        for rank, (fine, answer) in enumerate(answers):
+            if not fine and rank not in stuck:
+                pytest.fail(f"rank {rank} of {size}:\n{answer}")
+        if stuck:
+            pytest.fail(f"ranks {stuck} of {size} did not end within {deadline_s} s")
+        return [answer for _, answer in answers]
+
+    return run

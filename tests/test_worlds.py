@@ -1,0 +1,167 @@
+"""Ranks, shards, sample rates and uneven batches never change what the head computes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import facescale
+from conftest import RunRanks
+from reference import dense_step
+
+MARGIN = (1.1, 0.3, 0.2)
+SETTINGS: dict[str, Any] = {"scale": 16.0, "momentum": 0.9, "weight_decay": 5e-4}
+CLASSES, DIM, STEPS, LR = 37, 12, 3, 0.5
+DIVISORS = {1: [1], 2: [1, 2], 4: [1, 2, 4]}
+
+
+def make_batch(step: int, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(step)
+    embeddings = torch.randn(sum(sizes), DIM, generator=random, dtype=torch.float64)
+    return embeddings, torch.randint(CLASSES, (sum(sizes),), generator=random)
+
+
+def train_head(rank: int, sizes: list[int], shards: int, rate: float) -> dict[str, Any]:
+    """Three steps of the head on this rank's part of each batch."""
+    head = facescale.MarginHead(
+        num_classes=CLASSES,
+        embedding_dim=DIM,
+        margin=facescale.combined(*MARGIN),
+        sample_rate=rate,
+        shards=shards,
+        dtype=torch.float64,
+        **SETTINGS,
+    )
+    first = sum(sizes[:rank])
+    seen: dict[str, Any] = {"centres": [head.centres.full()], "losses": [], "gradients": []}
+    for step in range(STEPS):
+        embeddings, labels = (part[first : first + sizes[rank]] for part in make_batch(step, sizes))
+        embeddings = embeddings.clone().requires_grad_()
+        loss = head(embeddings, labels, lr=LR)
+        loss.backward()
+        seen["losses"].append(loss.detach())
+        seen["gradients"].append(embeddings.grad)
+        seen["centres"].append(head.centres.full())
+    return seen
+
+
+def all_cases(rank: int, sizes: list[int]) -> dict[tuple[int, float], dict[str, Any]]:
+    return {
+        (shards, rate): train_head(rank, sizes, shards, rate)
+        for shards in DIVISORS[len(sizes)]
+        for rate in (1.0, 0.3)
+    }
+
+
+def compare_with_truth(ranks: list[dict[str, Any]], sizes: list[int], rate: float) -> None:
+    centres = ranks[0]["centres"]
+    weight, velocity = centres[0], torch.zeros_like(centres[0])
+    for step in range(STEPS):
+        embeddings, labels = make_batch(step, sizes)
+        moved = (centres[step + 1] != centres[step]).any(dim=1)
+        rows = moved.nonzero().flatten().tolist()
+        assert set(labels.tolist()) <= set(rows)
+        assert len(rows) < CLASSES if rate < 1 else len(rows) == CLASSES
+        loss, gradient, weight, velocity = dense_step(
+            embeddings, labels, weight, velocity, rows, margin=MARGIN, lr=LR, **SETTINGS
+        )
+        torch.testing.assert_close(
+            sum(rank["losses"][step] for rank in ranks), loss, rtol=0, atol=1e-9
+        )
+        torch.testing.assert_close(
+            torch.cat([rank["gradients"][step] for rank in ranks]), gradient, rtol=0, atol=1e-9
+        )
+        for rank in ranks:
+            torch.testing.assert_close(rank["centres"][step + 1], weight, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "sizes", [[9], [5, 5], [7, 2], [4, 4, 4, 4], [1, 6, 3, 5], [0, 3, 0, 4]], ids=str
+)
+def test_any_world_equals_the_dense_truth(run_ranks: RunRanks, sizes: list[int]) -> None:
+    answers = run_ranks(all_cases, len(sizes), sizes)
+    for shards, rate in answers[0]:
+        compare_with_truth([answer[shards, rate] for answer in answers], sizes, rate)
+
+
+def rows_that_stay(rank: int) -> bool:
+    head = facescale.MarginHead(CLASSES, DIM, sample_rate=0.1)
+    before = head.centres.table.clone()
+    embeddings, labels = make_batch(0, [3, 3])
+    head(
+        embeddings[3 * rank :][:3].float().requires_grad_(), labels[3 * rank :][:3], 0.1
+    ).backward()
+    same = (head.centres.table == before).flatten(1).all(dim=1)
+    return bool(same.any()) and not bool(same.all())
+
+
+def test_rows_that_were_not_drawn_do_not_move_by_a_bit(run_ranks: RunRanks) -> None:
+    assert all(run_ranks(rows_that_stay, 2))
+
+
+def copies_agree(rank: int) -> Tensor:
+    return train_head(rank, [3, 2, 4, 1], 2, 0.3)["centres"][-1]  # type: ignore[no-any-return]
+
+
+def test_copies_of_a_shard_stay_equal_to_the_bit(run_ranks: RunRanks) -> None:
+    first, *others = run_ranks(copies_agree, 4)
+    assert all(torch.equal(first, other) for other in others)
+
+
+def more_ranks_than_classes(rank: int) -> tuple[float, Tensor]:
+    head = facescale.MarginHead(5, DIM, dtype=torch.float64, **SETTINGS)
+    embeddings, labels = make_batch(0, [2, 2, 2, 2])
+    mine = slice(2 * rank, 2 * rank + 2)
+    loss = head(embeddings[mine].requires_grad_(), labels[mine] % 5, 0.1)
+    loss.backward()
+    return loss.item(), head.centres.full()
+
+
+def test_a_shard_without_classes_is_as_good_as_any(run_ranks: RunRanks) -> None:
+    alone = facescale.MarginHead(5, DIM, dtype=torch.float64, **SETTINGS)
+    embeddings, labels = make_batch(0, [2, 2, 2, 2])
+    loss = alone(embeddings.requires_grad_(), labels % 5, 0.1)
+    loss.backward()
+    answers = run_ranks(more_ranks_than_classes, 4)
+    assert sum(loss for loss, _ in answers) == pytest.approx(loss.item(), abs=1e-12)
+    for _, centres in answers:
+        torch.testing.assert_close(centres, alone.centres.full(), rtol=0, atol=1e-12)
+
+
+def batch_with_nan(rank: int) -> tuple[bool, bool, bool]:
+    head = facescale.MarginHead(CLASSES, DIM, shards=1)
+    before = head.centres.table.clone()
+    embeddings = torch.randn(2, DIM)
+    embeddings[0, 0] = torch.nan if rank == 1 else 1.0
+    embeddings.requires_grad_()
+    loss = head(embeddings, torch.tensor([0, 1]), 0.1)
+    loss.backward()
+    assert embeddings.grad is not None
+    still = torch.equal(before, head.centres.table)
+    return bool(loss.isnan()), bool(embeddings.grad.isnan().any()), still
+
+
+def test_one_rank_with_nan_stops_the_step_of_all(run_ranks: RunRanks) -> None:
+    assert run_ranks(batch_with_nan, 2) == [(True, True, True)] * 2
+
+
+def bad_label(rank: int) -> str:
+    head = facescale.MarginHead(CLASSES, DIM)
+    with pytest.raises(ValueError, match="label 40 but num_classes is 37") as error:
+        head(torch.randn(2, DIM), torch.tensor([0, 40 if rank == 1 else 1]), 0.1)
+    return str(error.value)
+
+
+def test_a_label_outside_is_one_error_on_every_rank(run_ranks: RunRanks) -> None:
+    first, second = run_ranks(bad_label, 2)
+    assert first == second
+
+
+def bad_shards(rank: int) -> None:
+    with pytest.raises(ValueError, match=r"head.shards is 3.*choose one of \[1, 2\]"):
+        facescale.MarginHead(CLASSES, DIM, shards=3)
+
+
+def test_shards_must_divide_the_world(run_ranks: RunRanks) -> None:
+    run_ranks(bad_shards, 2)
