@@ -123,9 +123,19 @@ def shard_range(num_classes: int, shards: int, index: int) -> range:
     return range(min(index * width, num_classes), min((index + 1) * width, num_classes))
 
 
+def agree(text: str) -> str:
+    """The first rank's `text`, on every rank: for what only one may decide, such as a folder."""
+    said = [text]
+    if dist.is_initialized():
+        dist.broadcast_object_list(said, src=0)
+    return said[0]
+
+
 @contextmanager
 def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.device]:
     """Join the processes that torchrun started, or be the only one; yields this rank's device.
+
+    Inside another such block it changes nothing, so that a command and what it calls may both ask.
 
     `device` is "cpu", "cuda" or "auto" (CUDA where there is one). Gloo carries CPU tensors,
     NCCL carries CUDA tensors.
@@ -138,7 +148,7 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
     if here.type == "cuda":  # CUDA only
         here = torch.device(device, int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(here)
-    launched = "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
     if launched:
         backend = "nccl" if here.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
@@ -149,7 +159,10 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
             dist.destroy_process_group()
 
 
-def _sum_bucket(handle: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[Tensor]:
+def _sum_bucket(
+    handle: dist.ProcessGroup,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
     """Sum a bucket of gradients. DDP's own rule is the mean, but our loss is a sum over ranks."""
     work = dist.all_reduce(bucket.buffer(), group=handle, async_op=True)
     assert work is not None
@@ -162,7 +175,7 @@ def replicate(module: nn.Module, world: Group) -> nn.Module:
     if world.size == 1:
         return module
     copies = DistributedDataParallel(
-        module, process_group=world.handle, broadcast_buffers=False, gradient_as_bucket_view=True
+        module, process_group=world.handle, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
     copies.register_comm_hook(world.handle, _sum_bucket)
     return copies

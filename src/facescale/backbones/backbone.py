@@ -1,0 +1,65 @@
+"""What every backbone does: raw pixels in, embeddings out, the last layers in full precision."""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+
+IMAGE_SHAPE = (3, 112, 112)
+
+
+class Spec(TypedDict):
+    """The arguments of `build` that make this backbone again; plain values, fit for JSON."""
+
+    name: str
+    embedding_dim: int
+    neck: str
+    family: str
+    dropout: float | None
+
+
+class Backbone(nn.Module):
+    """A network from face images to embeddings.
+
+    `trunk` and `neck` are layers by name, applied in order. They are registered under these very
+    names, so that weights are called as in arcface_torch, where no level separates the two.
+    """
+
+    def __init__(
+        self,
+        trunk: Mapping[str, nn.Module],
+        neck: Mapping[str, nn.Module],
+        pixel_scale: float,
+        spec: Spec,
+    ) -> None:
+        super().__init__()
+        for name, layer in (*trunk.items(), *neck.items()):
+            self.add_module(name, layer)
+        self._trunk = tuple(trunk)
+        self._neck = tuple(neck)
+        self.pixel_scale = pixel_scale
+        self.spec = spec
+        self.name = spec["name"]
+        self.embedding_dim = spec["embedding_dim"]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """RGB pixels 0..255 (b, 3, 112, 112), of any type, to embeddings (b, embedding_dim).
+
+        The trunk follows the surrounding autocast; the neck and the embeddings have the type of the
+        weights. Embeddings are not normalised to length 1. Raises ValueError for another shape.
+        """
+        if pixels.shape[1:] != IMAGE_SHAPE:
+            raise ValueError(
+                f"{self.name} takes RGB images (b, 3, 112, 112), got {tuple(pixels.shape)}"
+            )
+        dtype = next(self.parameters()).dtype
+        x = (pixels.to(dtype) - 127.5) / self.pixel_scale
+        for name in self._trunk:
+            x = self.get_submodule(name)(x)
+        # the linear layer sums 25,088 products and the loss compares angles: too fine for 8 bits
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(dtype)
+            for name in self._neck:
+                x = self.get_submodule(name)(x)
+        return x

@@ -1,0 +1,67 @@
+"""IResNet, the residual network of ArcFace (Deng et al., CVPR 2019, section 3.1): R18 to R200.
+
+Weight names are arcface_torch's, so that its `model.pt` loads as it is.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+def trunk(units: Sequence[int], eps: float) -> dict[str, nn.Module]:
+    """Layers from a normalised image (b, 3, 112, 112) to features (b, 512, 7, 7).
+
+    `units` are the residual units of the four stages, `eps` is that of every BatchNorm. There is no
+    max-pooling: faces of 112 pixels keep their full size in the stem.
+    """
+    return {
+        "conv1": _conv3x3(3, 64),
+        "bn1": nn.BatchNorm2d(64, eps=eps),
+        "prelu": nn.PReLU(64),
+        "layer1": _stage(64, 64, units[0], eps),  # 112 -> 56
+        "layer2": _stage(64, 128, units[1], eps),  # 56 -> 28
+        "layer3": _stage(128, 256, units[2], eps),  # 28 -> 14
+        "layer4": _stage(256, 512, units[3], eps),  # 14 -> 7
+    }
+
+
+def _stage(in_channels: int, channels: int, num_units: int, eps: float) -> nn.Sequential:
+    """Units at one resolution; the first of them halves it."""
+    return nn.Sequential(
+        Unit(in_channels, channels, 2, eps),
+        *(Unit(channels, channels, 1, eps) for _ in range(num_units - 1)),
+    )
+
+
+class Unit(nn.Module):
+    """Improved residual unit: BN, conv, BN, PReLU, conv, BN, and nothing after the sum.
+
+    The second convolution carries the stride. The shortcut is the identity at stride 1, else a 1x1
+    convolution and BN, also where the number of channels stays.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, eps: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels, eps=eps)
+        self.conv1 = _conv3x3(in_channels, channels)
+        self.bn2 = nn.BatchNorm2d(channels, eps=eps)
+        self.prelu = nn.PReLU(channels)
+        self.conv2 = _conv3x3(channels, channels, stride)
+        self.bn3 = nn.BatchNorm2d(channels, eps=eps)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False),
+                nn.BatchNorm2d(channels, eps=eps),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
+        residual = self.conv1(self.bn1(x))
+        residual = self.conv2(self.prelu(self.bn2(residual)))
+        output: Tensor = self.bn3(residual) + self.downsample(x)
+        return output
+
+
+def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)

@@ -1,0 +1,171 @@
+"""Batches in the order of the stream, decoded ahead by threads, cut into slices for the ranks."""
+
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facescale.data.dataset import Dataset
+from facescale.data.images import IMAGE_SIZE, Pixels, decode_into_
+from facescale.data.order import EpochOrder
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """This rank's slice of a global batch.
+
+    Attributes:
+        images: (b, 3, 112, 112) uint8 RGB, channels_last; b is 0 on a rank that gets nothing.
+        labels: (b,) int64.
+        position: Where the global batch begins in the stream of samples.
+        offset: Where the slice begins in the global batch.
+        indices: The images' numbers in the data set; (b,) int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+    position: int
+    offset: int
+    indices: NDArray[np.int64]
+
+
+class Loader:
+    """An endless iterator of batches; the batch at position p holds samples p to p + batch_size.
+
+    The samples of a position depend on the seed alone: not on the number of ranks, of threads,
+    or on where the run began. Simplejpeg decodes without Python's lock, so threads are enough.
+    `close`, or the end of a `with` block, ends the threads.
+
+    Attributes:
+        position: Of the batch that comes next; a new loader goes on from it.
+        wait_s: Seconds that the caller has waited for batches, since the start.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        position: int = 0,
+        num_threads: int = 2,
+        prefetch: int = 2,
+        pin_memory: bool = False,
+    ) -> None:
+        """Start to decode the first batches.
+
+        Args:
+            dataset: Where the images come from.
+            batch_size: Of the global batch, over all ranks; where it does not divide evenly, the
+                first ranks get `ceil(batch_size / world_size)` and the last fewer, or none.
+            seed: Decides the order of every epoch.
+            rank: Which slice is this one's.
+            world_size: Number of slices.
+            position: Sample of the stream to begin at, 0 for a new run.
+            num_threads: That decode.
+            prefetch: Batches that are decoded ahead of the one asked for.
+            pin_memory: Put batches where a CUDA device can fetch them while the CPU works on.
+        """
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("position", position, 0),
+            ("num_threads", num_threads, 1),
+            ("prefetch", prefetch, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
+        self.position = position
+        self.wait_s = 0.0
+        self._dataset = dataset
+        self._order = EpochOrder(len(dataset), seed)
+        self._batch_size = batch_size
+        share = -(-batch_size // world_size)
+        self._offset = min(rank * share, batch_size)
+        self._share = min(share, batch_size - self._offset)
+        self._num_threads = num_threads
+        self._pin_memory = pin_memory
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        self._ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
+        for _ in range(prefetch):
+            self._begin_batch()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch; ValueError names the record that is damaged or has a wrong label."""
+        began = time.perf_counter()
+        self._begin_batch()
+        batch, parts = self._ahead.popleft()
+        self.position += self._batch_size
+        for part in parts:
+            part.result()
+        self.wait_s += time.perf_counter() - began
+        return batch
+
+    def _begin_batch(self) -> None:
+        """Let the threads decode one batch more."""
+        position = self.position + len(self._ahead) * self._batch_size
+        first = position + self._offset
+        indices = self._order.indices(np.arange(first, first + self._share))
+        shape = (self._share, IMAGE_SIZE, IMAGE_SIZE, 3)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
+        labels = torch.empty(self._share, dtype=torch.int64, pin_memory=self._pin_memory)
+        step = max(1, -(-self._share // self._num_threads))
+        parts = [
+            self._pool.submit(
+                self._decode_,
+                pixels.numpy()[start : start + step],
+                labels.numpy()[start : start + step],
+                indices[start : start + step],
+            )
+            for start in range(0, self._share, step)
+        ]
+        # Seen as channels first, the bytes of an image stay as they were decoded: channels_last.
+        images = pixels.permute(0, 3, 1, 2)
+        self._ahead.append((Batch(images, labels, position, self._offset, indices), parts))
+
+    def _decode_(
+        self, pixels: Pixels, labels: NDArray[np.int64], indices: NDArray[np.int64]
+    ) -> None:
+        """Fill `pixels` (k, 112, 112, 3) and `labels` (k,) with the samples at `indices`."""
+        for row, index in enumerate(indices.tolist()):
+            encoded, label = self._dataset.read(index)
+            if not 0 <= label < self._dataset.num_classes:
+                raise ValueError(
+                    f"{self._dataset.describe(index)}: label {label} but num_classes is "
+                    f"{self._dataset.num_classes}; correct the one or the other in the data set"
+                )
+            labels[row] = label
+            try:
+                decode_into_(pixels[row], encoded)
+            except ValueError as error:
+                where = self._dataset.describe(index)
+                raise ValueError(f"{where}: {error}; replace or remove it") from error
+
+    def close(self) -> None:
+        """End the threads, and forget what was decoded ahead."""
+        self._pool.shutdown(cancel_futures=True)
+        self._ahead.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""How good embeddings are: verification of pairs, and pictures of a run."""

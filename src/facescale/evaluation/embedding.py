@@ -1,0 +1,129 @@
+"""From a network and a set of pairs to embeddings and their verification, shared by the ranks."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from facescale.data.pairs import PairSet
+from facescale.evaluation.verification import Verification, check_pairs, normalise, verify
+
+DecodeRange = Callable[[int, int], NDArray[np.uint8]]
+Gather = Callable[[Tensor], Tensor]
+
+
+def alone(rows: Tensor) -> Tensor:
+    """Gather the rows of a world of one rank: they are all there."""
+    return rows
+
+
+def verify_pairs(
+    backbone: nn.Module,
+    pairs: PairSet,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    gather: Gather = alone,
+    folds: int = 10,
+) -> Verification:
+    """Embed the images of `pairs`, flip added, and judge them; every rank gets the same answer.
+
+    Arguments as in `embed_images`; errors as in `verify`.
+    """
+    check_pairs(pairs.same, folds)  # before minutes of embedding
+    embeddings, xnorm = embed_images(
+        backbone,
+        pairs.decode_range,
+        2 * len(pairs.same),
+        batch_size=batch_size,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+        gather=gather,
+    )
+    unit = normalise(embeddings.cpu().numpy())
+    return replace(verify(unit[0::2], unit[1::2], pairs.same, folds), xnorm=xnorm)
+
+
+def embed_images(
+    backbone: nn.Module,
+    decode_range: DecodeRange,
+    num_images: int,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    gather: Gather = alone,
+) -> tuple[Tensor, float]:
+    """Embed images as f(image) + f(mirrored image), each rank its share.
+
+    The backbone runs in eval mode and is left in the mode it was found in.
+
+    Args:
+        backbone: From pixels (b, 3, height, width), uint8 RGB, to embeddings (b, dim).
+        decode_range: Gives the images from a start to a stop as (k, height, width, 3), uint8 RGB;
+            called in a thread, one batch ahead.
+        num_images: How many images all ranks embed together.
+        batch_size: Images per forward pass.
+        device: Where the backbone lies.
+        rank: This rank.
+        world_size: Number of ranks.
+        gather: Concatenates the ranks' blocks of rows (n_r, columns) in rank order, on every rank;
+            their heights differ.
+
+    Returns:
+        All embeddings (num_images, dim) in float32 on `device`, not normalised, and XNorm, the
+        mean length of f over images and mirrored images.
+    """
+    start, stop = (num_images * r // world_size for r in (rank, rank + 1))
+    with _evaluating(backbone), torch.inference_mode():
+        # A rank without a share embeds one image and drops it: its empty block needs the width.
+        batches = _decode_ahead(decode_range, start, max(stop, start + 1), batch_size)
+        rows = [_embed_both_ways(backbone, batch.to(device)) for batch in batches]
+    block = torch.cat(rows)[: stop - start]  # a plain tensor again: gloo refuses inference tensors
+    gathered = gather(block)
+    return gathered[:, :-1], gathered[:, -1].mean().item()
+
+
+def _embed_both_ways(backbone: nn.Module, images: Tensor) -> Tensor:
+    """(b, dim + 1): the sum over image and mirror image, and in the last column their mean norm."""
+    plain, mirrored = (backbone(batch).float() for batch in (images, images.flip(3)))
+    norms = (plain.norm(dim=1, keepdim=True) + mirrored.norm(dim=1, keepdim=True)) / 2
+    return torch.cat([plain + mirrored, norms], dim=1)
+
+
+def _decode_ahead(
+    decode_range: DecodeRange, start: int, stop: int, batch_size: int
+) -> Iterator[Tensor]:
+    """Batches (b, 3, height, width) of uint8; the next is decoded while the last is in use."""
+
+    def decode(begin: int) -> Tensor:
+        images = decode_range(begin, min(begin + batch_size, stop))
+        return torch.from_numpy(images).permute(0, 3, 1, 2)  # channels_last, as it was decoded
+
+    waiting: deque[Future[Tensor]] = deque()
+    with ThreadPoolExecutor(max_workers=1) as decoder:
+        for begin in range(start, stop, batch_size):
+            waiting.append(decoder.submit(decode, begin))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        yield waiting.popleft().result()
+
+
+@contextmanager
+def _evaluating(backbone: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; then each module is back in its own mode, frozen ones included."""
+    modes = [(module, module.training) for module in backbone.modules()]
+    backbone.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

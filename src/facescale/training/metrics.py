@@ -1,0 +1,87 @@
+"""What a run reports: rates counted over windows, one JSON object a line."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Window:
+    """Samples and seconds since the last report. The clock is an argument, so that it is tested.
+
+    Time that is not training (verification, saving) is taken out by `skip`.
+    """
+
+    clock: Callable[[], float] = time.perf_counter
+    samples: int = 0
+    start: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start = self.clock()
+
+    def add(self, samples: int) -> None:
+        """Count the samples of a step, of all ranks together."""
+        self.samples += samples
+
+    def skip(self, seconds: float) -> None:
+        """Leave `seconds` out of the window."""
+        self.start += seconds
+
+    def close(self) -> float:
+        """Samples per second of this window; the next one begins."""
+        now = self.clock()
+        rate = self.samples / max(now - self.start, 1e-9)
+        self.samples, self.start = 0, now
+        return rate
+
+
+class MetricsFile:
+    """`metrics.jsonl`: appended line by line, flushed at once, read back by plots and reports."""
+
+    def __init__(self, path: Path, *, after_step: int = 0) -> None:
+        """Open for appending; records after step `after_step` are of a run that was broken off."""
+        kept = [row for row in read_metrics(path) if row["step"] <= after_step]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one record; it has a "step"."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write no more."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a run; a last line cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def speed_line(
+    images_per_s: float,
+    loss: float,
+    lr: float,
+    epoch: int,
+    step: int,
+    hours_left: float,
+    grad_scale: float | None = None,
+) -> str:
+    """The line that arcface_torch logs, to the letter: its users' scripts look for these fields."""
+    scale = "" if grad_scale is None else f"Fp16 Grad Scale: {grad_scale:2.0f}   "
+    return (
+        f"Speed {images_per_s:.2f} samples/sec   Loss {loss:.4f}   LearningRate {lr:.6f}   "
+        f"Epoch: {epoch}   Global Step: {step}   {scale}Required: {hours_left:1.0f} hours"
+    )

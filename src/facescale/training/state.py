@@ -1,0 +1,183 @@
+"""The parts of a run, put together from its config."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from facescale import backbones
+from facescale.config import Config
+from facescale.data.att import att_pairs
+from facescale.data.dataset import Dataset, open_dataset
+from facescale.data.loader import Loader
+from facescale.data.pairs import PairSet, load_pairs
+from facescale.data.transforms import Augment
+from facescale.distributed import Group, replicate, world_group
+from facescale.head import Margin, MarginHead
+from facescale.seeding import derive_seed, generator
+from facescale.training.micro_batch import MicroBatches
+from facescale.training.optim import Schedule, make_optimizer, make_schedule
+from facescale.training.weights import load_weights_
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Keys of the random streams of a run; the head has its own.
+BACKBONE, ORDER, AUGMENT, DROPOUT = range(4)
+
+
+@dataclass
+class TrainState:
+    """All that a training step reads and writes."""
+
+    config: Config
+    device: torch.device
+    world: Group
+    dataset: Dataset
+    pairs: list[PairSet]
+    augment: Augment
+    backbone: backbones.Backbone
+    """The network itself: what is verified and saved."""
+    model: nn.Module
+    """The network as training calls it: in micro-batches, alike on all ranks."""
+    head: MarginHead
+    margin: Margin
+    """The whole margin; the head's own grows to it."""
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    schedule: Schedule
+    global_batch: int
+    num_steps: int
+    step: int = 0
+    """Finished steps. All randomness of the next step is a function of it."""
+
+    @property
+    def position(self) -> int:
+        """Samples of the stream that are used up."""
+        return self.step * self.global_batch
+
+    @property
+    def epoch(self) -> int:
+        """Finished rounds through the images."""
+        return self.position // len(self.dataset)
+
+    def autocast(self) -> torch.autocast:
+        """The arithmetic of the backbone's trunk."""
+        dtype = PRECISIONS[self.config.train.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    def loader(self) -> Loader:
+        """The batches from here on."""
+        data = self.config.data
+        return Loader(
+            self.dataset,
+            self.global_batch,
+            seed=derive_seed(self.config.seed, ORDER),
+            rank=self.world.rank,
+            world_size=self.world.size,
+            position=self.position,
+            num_threads=data.threads,
+            prefetch=data.prefetch,
+            pin_memory=self.device.type == "cuda",
+        )
+
+
+def build(config: Config, device: torch.device) -> TrainState:
+    """Put a run together on this rank. A collective where there are several.
+
+    Raises:
+        FileNotFoundError, ValueError: What the config names is missing or does not fit.
+    """
+    world = world_group()
+    dataset = _open_training_set(config)
+    backbone = _build_backbone(config, device)
+    margin = _make_margin(config)
+    optim = config.optim
+    head = MarginHead(
+        dataset.num_classes,
+        backbone.embedding_dim,
+        margin,
+        config.head.scale,
+        config.head.sample_rate,
+        config.head.shards,
+        momentum=optim.momentum,
+        weight_decay=(
+            optim.weight_decay if optim.head_weight_decay is None else optim.head_weight_decay
+        ),
+        seed=config.seed,
+        device=device,
+    )
+    global_batch = config.train.global_batch_size or config.train.batch_size * world.size
+    _check_batch(global_batch, config.train.micro_batch, world.size)
+    num_steps = config.train.steps or max(
+        1, round(config.train.epochs * len(dataset) / global_batch)
+    )
+    return TrainState(
+        config=config,
+        device=device,
+        world=world,
+        dataset=dataset,
+        pairs=[open_pairs(source) for source in config.evaluation.sets],
+        augment=Augment(**asdict(config.data.augment)),
+        backbone=backbone,
+        model=replicate(MicroBatches(backbone, config.train.micro_batch), world),
+        head=head,
+        margin=margin,
+        optimizer=make_optimizer(backbone, optim),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
+        schedule=make_schedule(optim.schedule, num_steps),
+        global_batch=global_batch,
+        num_steps=num_steps,
+    )
+
+
+def _open_training_set(config: Config) -> Dataset:
+    data = config.data
+    if data.path is None:
+        raise ValueError(
+            "no training data: pass --data.path with a folder that has train.rec, or "
+            "one folder a person"
+        )
+    return open_dataset(data.path, num_classes=data.num_classes, num_images=data.num_images)
+
+
+def open_pairs(source: str) -> PairSet:
+    """A verification set: a .bin file, or "att" for the people whom the AT&T training set lacks."""
+    return att_pairs() if source == "att" else load_pairs(Path(source))
+
+
+def _build_backbone(config: Config, device: torch.device) -> backbones.Backbone:
+    chosen = config.backbone
+    backbone = backbones.build(
+        chosen.name,
+        chosen.embedding_dim,
+        chosen.neck,
+        chosen.family,
+        chosen.dropout,
+        generator=generator("cpu", config.seed, BACKBONE),
+    )
+    if chosen.weights is not None:
+        load_weights_(backbone, chosen.weights)
+    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    return backbone.to(device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
+
+
+def _make_margin(config: Config) -> Margin:
+    chosen = config.head.margin
+    return Margin(chosen.m1, chosen.m2, chosen.m3, chosen.gradient)
+
+
+def _check_batch(global_batch: int, micro_batch: int | None, ranks: int) -> None:
+    """BatchNorm has no variance of one sample, so no rank may be left with fewer than two."""
+    share = -(-global_batch // ranks)
+    smallest = global_batch - share * (ranks - 1)
+    if smallest < 2:
+        raise ValueError(
+            f"a batch of {global_batch} leaves {max(smallest, 0)} samples to the last of {ranks} "
+            f"ranks, and BatchNorm needs 2; take train.global_batch_size of {2 * ranks} or more"
+        )
+    if micro_batch is not None and 1 in {micro_batch, share % micro_batch, smallest % micro_batch}:
+        raise ValueError(
+            f"train.micro_batch {micro_batch} leaves a portion of one sample of {share}, and "
+            "BatchNorm needs 2; choose a divisor of the batch"
+        )

@@ -1,0 +1,135 @@
+"""The commands as a user types them: what works, and one clear line for what does not."""
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from facescale.cli import main
+from facescale.config import PRESETS, AugmentConfig, Config
+from facescale.data.transforms import Augment
+
+TINY = [
+    *("--data.path", "synthetic", "--data.num_classes", "20", "--data.num_images", "64"),
+    *("--backbone.name", "y1", "--train.batch_size", "4", "--train.steps", "2"),
+    *("--log_every", "1", "--device", "cpu"),
+]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a mistake gives."""
+    with pytest.raises(SystemExit) as ending:
+        main(arguments)
+    assert ending.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("facescale: ")
+    assert line.count("\n") == 1
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nosuch"], "nosuch is neither a preset (emore_r100, emore_y1"),
+        (["train", "synthetic", "--head.sample_rat", "1"], "--head.sample_rat"),
+        (["train", "synthetic", "--train.batch_size", "many"], "many"),
+        (["train", "synthetic", "--train.precision", "fp8"], "fp8"),
+        (["train", "synthetic", "--optim.lr", "-1"], "optim.lr must be greater than 0, got -1"),
+        (["train", "emore_r100"], "no training data: pass --data.path"),
+        (["train", "emore_r100", "--data.path", "no/where"], "no/where does not exist"),
+        (["train", "synthetic", *TINY, "--backbone.name", "r99"], "unknown backbone 'r99'"),
+        (["train", "synthetic", *TINY, "--head.shards", "3"], "head.shards is 3, but must divide"),
+        (["train", "synthetic", *TINY, "--head.sample_rate", "2"], "sample_rate must be in (0, 1]"),
+        (["verify", "model.safetensors", "--pairs", "att"], "model.safetensors is not a file"),
+        (["fly"], "invalid choice: 'fly'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistake_is_one_clear_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *arguments)
+
+
+def test_an_unknown_key_in_a_file_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("optim: {lrr: 0.1}\n")
+    assert "lrr" in refused(capsys, "train", str(path))
+
+
+def test_train_verify_repeat_and_resume(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["train", "synthetic", *TINY])
+    run = Path("runs/synthetic")
+    said = capsys.readouterr().out
+    assert "Training: " in said
+    assert "runs/synthetic/model.safetensors" in said
+    assert yaml.safe_load((run / "config.yaml").read_text())["train"]["steps"] == 2
+
+    main(["train", str(run / "config.yaml")])  # a repetition gets a folder of its own
+    assert (run / "model.safetensors").read_bytes() == Path(
+        "runs/synthetic-2/model.safetensors"
+    ).read_bytes()
+    assert "holds a run already" in refused(
+        capsys, "train", "synthetic", *TINY, "--output", str(run)
+    )
+    main(["train", str(run / "config.yaml"), "--resume", "--train.steps", "3"])
+    assert "1 steps" in capsys.readouterr().out
+    assert "Global Step: 3" in (run / "training.log").read_text()
+
+
+def test_every_preset_is_a_config_of_what_differs_only() -> None:
+    names = {path.stem for path in PRESETS.glob("*.yaml")}
+    assert names >= {"quickstart", "emore_r100", "glint360k_r100", "emore_y1", "synthetic", "small"}
+    defaults = asdict(Config())
+    for path in PRESETS.glob("*.yaml"):
+        values = yaml.safe_load(path.read_text())
+        assert_differs(values, defaults, path.stem)
+
+
+def assert_differs(values: dict[str, object], defaults: dict[str, object], where: str) -> None:
+    for key, value in values.items():
+        assert key in defaults, f"{where}.{key}"
+        default = defaults[key]
+        if isinstance(value, dict):
+            assert isinstance(default, dict)
+            assert_differs(value, default, f"{where}.{key}")
+        else:
+            assert value != default, f"{where}.{key} is the default"
+
+
+def test_the_config_knows_every_augmentation() -> None:
+    assert {f.name: f.default for f in fields(AugmentConfig)} == {
+        f.name: f.default for f in fields(Augment)
+    }
+
+
+def test_torchrun_starts_the_same_command_on_two_ranks(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, "-m", "facescale", "train", "synthetic", *TINY]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--output", "run"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Global Step: 2") == 1  # rank 0 alone speaks
+    assert (tmp_path / "run/model.safetensors").exists()

@@ -1,0 +1,78 @@
+"""Every import points down: the house keeps its floors."""
+
+import ast
+from pathlib import Path
+
+import facescale
+
+ROOT = Path(facescale.__file__).parent
+
+FLOORS = [
+    {"config", "data", "backbones", "distributed", "seeding"},
+    {"head", "evaluation"},
+    {"training"},
+    {"benchmark"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+ROOM_OF_ITS_OWN = {"head": {"distributed", "seeding"}}  # somebody may lift it out
+
+
+def imports(path: Path) -> set[str]:
+    """Rooms of this package that a file imports."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("facescale"):
+            parts = (node.module or "").split(".")
+            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            rooms |= {name[1] for name in names if name[0] == "facescale" and len(name) > 1}
+    return rooms
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_no_room_imports_from_its_own_floor_or_above() -> None:
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    for path in ROOT.rglob("*.py"):
+        room = room_of(path)
+        for other in imports(path) - {room}:
+            # what is no room is a public name, taken from the package's face
+            assert floor[other] < floor[room], f"{path.name} of {room} imports {other}"
+
+
+def test_the_head_could_be_lifted_out() -> None:
+    for room, allowed in ROOM_OF_ITS_OWN.items():
+        for path in (ROOT / room).rglob("*.py"):
+            assert imports(path) - {room} <= allowed, path.name
+
+
+def test_only_the_command_line_knows_its_library() -> None:
+    for path in ROOT.rglob("*.py"):
+        if "jsonargparse" in path.read_text():
+            assert path.name == "cli.py"
+
+
+def test_files_and_functions_keep_their_size() -> None:
+    for path in ROOT.rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno <= 50, f"{path.name}: {node.name}"
+
+
+def test_nothing_moves_itself_to_a_gpu() -> None:
+    for path in ROOT.rglob("*.py"):
+        assert ".cuda()" not in path.read_text(), path.name
+
+
+def test_public_names_are_there_and_few() -> None:
+    assert len(facescale.__all__) <= 25
+    for name in facescale.__all__:
+        assert hasattr(facescale, name), name
+    assert facescale.__all__ == sorted(facescale.__all__)

@@ -1,0 +1,53 @@
+"""The arithmetic of rates, and a file that survives a crash."""
+
+from pathlib import Path
+
+import pytest
+
+from facescale.training.metrics import MetricsFile, Window, read_metrics, speed_line
+
+
+def test_rate_is_samples_over_the_seconds_of_the_window() -> None:
+    clock = iter([100.0, 104.0, 106.0])
+    window = Window(clock=lambda: next(clock))
+    window.add(30)
+    window.add(10)
+    assert window.close() == 10.0
+    window.add(6)
+    assert window.close() == 3.0
+
+
+def test_time_that_is_not_training_is_left_out() -> None:
+    clock = iter([0.0, 10.0])
+    window = Window(clock=lambda: next(clock))
+    window.add(20)
+    window.skip(6.0)
+    assert window.close() == 5.0
+
+
+def test_speed_line_is_what_users_of_arcface_torch_parse() -> None:
+    assert speed_line(4500.123, 25.1, 0.1, 1, 20, 5.4) == (
+        "Speed 4500.12 samples/sec   Loss 25.1000   LearningRate 0.100000   Epoch: 1   "
+        "Global Step: 20   Required: 5 hours"
+    )
+    assert "Fp16 Grad Scale: 65536   Required" in speed_line(1, 1, 1, 1, 1, 1, 65536.0)
+
+
+def test_a_line_cut_off_and_steps_after_a_restart_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
+    assert [row["step"] for row in read_metrics(path)] == [1, 2]
+    metrics = MetricsFile(path, after_step=1)
+    metrics.write({"step": 2, "loss": 2.5})
+    metrics.close()
+    assert [row["loss"] for row in read_metrics(path)] == [3.0, 2.5]
+
+
+def test_no_file_is_no_records(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("samples", [0, 5])
+def test_a_window_of_no_time_does_not_divide_by_zero(samples: int) -> None:
+    window = Window(clock=lambda: 1.0, samples=samples)
+    assert window.close() >= 0.0

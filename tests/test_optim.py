@@ -1,0 +1,63 @@
+"""Schedules to the step, and which parameters decay."""
+
+import pytest
+import torch
+
+from facescale import backbones
+from facescale.config import OptimConfig, ScheduleConfig
+from facescale.training.optim import decay_groups, make_optimizer, make_schedule
+
+
+@pytest.mark.parametrize(
+    ("boundaries", "scales", "expected"),
+    [
+        ([100_000, 160_000], [0.1, 0.01], {0: 1, 99_999: 1, 100_000: 0.1, 160_000: 0.01}),
+        (
+            [200_000, 400_000, 500_000, 550_000],
+            [0.1, 0.01, 0.001, 0.0001],
+            {199_999: 1, 200_000: 0.1, 450_000: 0.01, 549_999: 0.001, 600_000: 0.0001},
+        ),
+    ],
+)
+def test_step_schedule_changes_at_the_reports_iterations(
+    boundaries: list[int], scales: list[float], expected: dict[int, float]
+) -> None:
+    config = ScheduleConfig(kind="step", boundaries=boundaries, scales=scales)
+    schedule = make_schedule(config, 600_001)
+    assert {step: schedule(step) for step in expected} == expected
+
+
+def test_linear_schedule_warms_up_and_falls_to_zero() -> None:
+    schedule = make_schedule(ScheduleConfig(kind="linear", warmup=10), 110)
+    assert [schedule(step) for step in (0, 5, 10, 60, 110)] == [0.0, 0.5, 1.0, 0.5, 0.0]
+
+
+def test_cosine_schedule_is_half_way_at_the_middle() -> None:
+    schedule = make_schedule(ScheduleConfig(kind="cosine"), 100)
+    assert [schedule(step) for step in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+def test_unequal_boundaries_and_scales_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 boundaries but 1 scales; give one scale for each"):
+        ScheduleConfig(kind="step", boundaries=[1, 2], scales=[0.1])
+    with pytest.raises(ValueError, match=r"boundaries must grow, got \[2, 1\]"):
+        ScheduleConfig(kind="step", boundaries=[2, 1], scales=[0.1, 0.01])
+
+
+def test_decay_of_weights_leaves_out_batchnorm_prelu_and_biases() -> None:
+    backbone = backbones.build("y1")
+    learning = [p for p in backbone.parameters() if p.requires_grad]
+    (everything,) = decay_groups(backbone, 0.1, "all")
+    assert len(everything["params"]) == len(learning)
+    weights, rest = decay_groups(backbone, 0.1, "weights")
+    assert weights["weight_decay"] == 0.1
+    assert rest["weight_decay"] == 0.0
+    assert all(p.ndim > 1 for p in weights["params"])
+    assert len(weights["params"]) + len(rest["params"]) == len(learning)
+
+
+def test_adamw_and_sgd_are_torchs_own() -> None:
+    backbone = backbones.build("y1")
+    assert isinstance(make_optimizer(backbone, OptimConfig(name="adamw")), torch.optim.AdamW)
+    sgd = make_optimizer(backbone, OptimConfig(name="sgd", momentum=0.8))
+    assert sgd.param_groups[0]["momentum"] == 0.8
