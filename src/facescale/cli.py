@@ -89,6 +89,7 @@ def _parser() -> ArgumentParser:
     verifying.add_argument("model", help="run folder, model.safetensors, or weights of --backbone")
     verifying.add_argument("--pairs", nargs="+", required=True, help=".bin files, or att")
     verifying.add_argument("--backbone", choices=backbones.NAMES, help="network of a model.pt")
+    verifying.add_argument("--family", choices=["mxnet", "arcface_torch"], help="its constants")
     verifying.add_argument("--plot", type=str, help="draw the ROC curves to this PNG")
     verifying.add_argument("--batch_size", type=int, default=64)
     verifying.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -185,7 +186,7 @@ def _verification_table(answers: dict[str, Verification]) -> Table:
 
 def _verify(chosen: Namespace) -> None:
     with processes(chosen.device) as device:
-        backbone = _open_model(chosen.model, chosen.backbone).to(device)
+        backbone = _open_model(chosen).to(device)
         world = world_group()
         answers = {}
         for source in chosen.pairs:
@@ -205,13 +206,14 @@ def _verify(chosen: Namespace) -> None:
                 plot_roc(chosen.plot, answers)
 
 
-def _open_model(path: str, name: str | None) -> backbones.Backbone:
-    if name is not None:
-        backbone = backbones.build(name)
-        load_weights_(backbone, path)
-        return backbone.eval()
-    inside = Path(path) / "model.safetensors"
-    return load_backbone(inside if Path(path).is_dir() else path)
+def _open_model(chosen: Namespace) -> backbones.Backbone:
+    """A model of our own, which says what it is, or the weights of a named network."""
+    path = Path(chosen.model)
+    if chosen.backbone is None:
+        return load_backbone(path / "model.safetensors" if path.is_dir() else path)
+    backbone = backbones.build(chosen.backbone, family=chosen.family)
+    load_weights_(backbone, path)
+    return backbone.eval()
 
 
 def _presets(_: Namespace) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from facescale.backbones import Backbone, build, load_mxnet, read_mxnet
 
 
-def save_backbone(path: Path, backbone: Backbone) -> None:
+def save_backbone(path: Path | str, backbone: Backbone) -> None:
     """Write the weights, and in the metadata what `backbones.build` needs to make it again."""
     tensors = {name: value.contiguous() for name, value in backbone.state_dict().items()}
+    path = Path(path)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"facescale.backbone": json.dumps(backbone.spec)})
     partial.replace(path)
