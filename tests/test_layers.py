@@ -8,7 +8,7 @@ import facescale
 ROOT = Path(facescale.__file__).parent
 
 FLOORS = [
-    {"config", "data", "backbones", "distributed", "seeding"},
+    {"config", "data", "backbones", "distributed", "seeding", "allocator"},
     {"head", "evaluation"},
     {"training"},
     {"benchmark"},

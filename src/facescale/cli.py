@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from facescale import backbones
+from facescale.allocator import keep_freed_memory
 from facescale.config import PRESETS, Config, preset_path
 from facescale.distributed import agree, processes, world_group
 from facescale.evaluation.embedding import verify_pairs
@@ -29,6 +30,7 @@ MISTAKES = (ValueError, OSError, ArithmeticError, ImportError)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command. A mistake of the user is one line on stderr and exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    keep_freed_memory()
     try:
         chosen = _parse(given)
         run = {"train": _train, "verify": _verify, "presets": _presets}[chosen.subcommand]

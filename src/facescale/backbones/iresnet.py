@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from facescale.backbones.prelu import PReLU
+
 
 def trunk(units: Sequence[int], eps: float) -> dict[str, nn.Module]:
     """Layers from a normalised image (b, 3, 112, 112) to features (b, 512, 7, 7).
@@ -17,7 +19,7 @@ def trunk(units: Sequence[int], eps: float) -> dict[str, nn.Module]:
     return {
         "conv1": _conv3x3(3, 64),
         "bn1": nn.BatchNorm2d(64, eps=eps),
-        "prelu": nn.PReLU(64),
+        "prelu": PReLU(64),
         "layer1": _stage(64, 64, units[0], eps),  # 112 -> 56
         "layer2": _stage(64, 128, units[1], eps),  # 56 -> 28
         "layer3": _stage(128, 256, units[2], eps),  # 28 -> 14
@@ -45,7 +47,7 @@ class Unit(nn.Module):
         self.bn1 = nn.BatchNorm2d(in_channels, eps=eps)
         self.conv1 = _conv3x3(in_channels, channels)
         self.bn2 = nn.BatchNorm2d(channels, eps=eps)
-        self.prelu = nn.PReLU(channels)
+        self.prelu = PReLU(channels)
         self.conv2 = _conv3x3(channels, channels, stride)
         self.bn3 = nn.BatchNorm2d(channels, eps=eps)
         self.downsample: nn.Module = nn.Identity()

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from facescale.backbones.prelu import PReLU
+
 
 class Layers(nn.Module):
     """Layers in sequence, kept under `layers`: a level that arcface_torch's weight names have."""
@@ -44,5 +46,5 @@ def conv_bn_prelu(
 ) -> Layers:
     """`conv_bn` followed by a PReLU with one slope per channel."""
     block = conv_bn(in_channels, channels, kernel, eps=eps, stride=stride, groups=groups)
-    block.layers.append(nn.PReLU(channels))
+    block.layers.append(PReLU(channels))
     return block
