@@ -20,7 +20,7 @@ from facescale.evaluation.verification import Verification
 from facescale.seeding import derive_seed
 from facescale.training import checkpoint
 from facescale.training.console import Console
-from facescale.training.metrics import Window, read_metrics
+from facescale.training.metrics import Window, peak_memory, read_metrics
 from facescale.training.state import AUGMENT, DROPOUT, TrainState, build
 from facescale.training.weights import save_backbone
 
@@ -158,6 +158,7 @@ def report(
         "lr": state.optimizer.param_groups[0]["lr"],
         "images_per_s": window.close(),
         "wait_s": loader.wait_s,
+        "peak_gib": peak_memory(state.device) / 2**30,
     }
     if state.scaler.is_enabled():
         row["grad_scale"] = state.scaler.get_scale()

@@ -1,11 +1,15 @@
 """What a run reports: rates counted over windows, one JSON object a line."""
 
 import json
+import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 @dataclass
@@ -36,6 +40,14 @@ class Window:
         rate = self.samples / max(now - self.start, 1e-9)
         self.samples, self.start = 0, now
         return rate
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that this rank has held so far: on the device, or on the CPU in all."""
+    if device.type == "cuda":  # CUDA only
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class MetricsFile:
