@@ -68,6 +68,18 @@ def test_every_trunk_takes_every_neck_and_family(name: str, neck: str, family: s
     assert embeddings.isfinite().all()
 
 
+@pytest.mark.parametrize("neck", ["E", "GDC"])
+@pytest.mark.parametrize("name", ["r18_half", "y1"])
+def test_small_images_are_averages_of_large_ones(name: str, neck: str) -> None:
+    backbone = build(name, 32, neck, image_size=56, generator=seeded())
+    pixels = random_pixels().float()
+    small = torch.nn.functional.avg_pool2d(pixels, 2)
+    again = torch.nn.functional.interpolate(small, scale_factor=2)  # each pixel four times
+    torch.testing.assert_close(embed(backbone, pixels), embed(backbone, again))
+    with pytest.raises(ValueError, match=r"image_size must be one of \(112, 56, 28\), got 64"):
+        build(name, image_size=64)
+
+
 def test_uint8_and_float_pixels_give_the_same_embedding(y1: Backbone) -> None:
     pixels = random_pixels()
     assert torch.equal(embed(y1, pixels), embed(y1, pixels.float()))

@@ -69,7 +69,7 @@ class BackboneConfig:
     """The network from pixels to embedding."""
 
     name: str = "r50"
-    """r18, r34, r50, r100, r200, y1, y2, mbf or mbf_large."""
+    """r18, r34, r50, r100, r200, y1, y2, mbf, mbf_large, or r18_half for laptops."""
     embedding_dim: int | None = None
     """Size of the embedding; the network's own (512, y1 128, y2 256) when not given."""
     neck: Literal["E", "FC", "GDC"] | None = None
@@ -78,6 +78,8 @@ class BackboneConfig:
     """Whose constants: BatchNorm eps, pixel scale, start values."""
     dropout: float | None = None
     """Dropout of neck E; 0.4 when not given."""
+    image_size: int = 112
+    """112; at 56 or 28 images are averaged down first: a quarter or a sixteenth of the work."""
     weights: str | None = None
     """Start from this model.safetensors or arcface_torch model.pt."""
 

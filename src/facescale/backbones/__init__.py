@@ -3,6 +3,7 @@
 | name | network | embedding | neck | family |
 |---|---|---|---|---|
 | r18 r34 r50 r100 r200 | IResNet | 512 | E | mxnet |
+| r18_half | IResNet-18 with half the channels, for laptops | 256 | E | mxnet |
 | y1 y2 | MobileFaceNet of InsightFace | 128, 256 | GDC | mxnet |
 | mbf mbf_large | MobileFaceNet of arcface_torch, wider | 512 | GDC | arcface_torch |
 
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from facescale.backbones import iresnet, mobilefacenet, necks
-from facescale.backbones.backbone import Backbone, Spec
+from facescale.backbones.backbone import IMAGE_SIZES, Backbone, Spec
 from facescale.backbones.families import FAMILIES, Architecture, Family, initialise_
 from facescale.backbones.legacy import load_mxnet, read_mxnet
 
@@ -30,24 +31,27 @@ class _Network:
 
     architecture: Architecture
     trunk: Callable[[float], dict[str, nn.Module]]
+    channels: int
     embedding_dim: int
     neck: str
     family: str
 
 
-def _iresnet(*units: int) -> _Network:
-    return _Network("iresnet", partial(iresnet.trunk, units), 512, "E", "mxnet")
+def _iresnet(*units: int, width: int = 64) -> _Network:
+    trunk = partial(iresnet.trunk, units, width)
+    return _Network("iresnet", trunk, 8 * width, 8 * width, "E", "mxnet")
 
 
 def _mobilefacenet(
     blocks: tuple[int, ...], width: int, first_expansion: int, embedding_dim: int, family: str
 ) -> _Network:
     trunk = partial(mobilefacenet.trunk, blocks, width, first_expansion)
-    return _Network("mobilefacenet", trunk, embedding_dim, "GDC", family)
+    return _Network("mobilefacenet", trunk, 512, embedding_dim, "GDC", family)
 
 
 _NETWORKS = {
     "r18": _iresnet(2, 2, 2, 2),
+    "r18_half": _iresnet(2, 2, 2, 2, width=32),
     "r34": _iresnet(3, 4, 6, 3),
     "r50": _iresnet(3, 4, 14, 3),
     "r100": _iresnet(3, 13, 30, 3),
@@ -67,6 +71,7 @@ def build(
     neck: str | None = None,
     family: str | None = None,
     dropout: float | None = None,
+    image_size: int = 112,
     *,
     generator: torch.Generator | None = None,
 ) -> Backbone:
@@ -78,11 +83,37 @@ def build(
         neck: `E`, `FC` or `GDC`.
         family: `mxnet` or `arcface_torch`: BatchNorm eps, pixel scale, start of the weights.
         dropout: Probability to drop an activation in neck E, in [0, 1); None takes the family's.
+        image_size: Images are averaged down to this size first: 112 leaves them, 56 costs a
+            quarter, 28 a sixteenth.
         generator: Source of the weights; None takes torch's default one.
 
     Raises:
         ValueError: A name, neck or family is unknown, or a number is out of its range.
     """
+    spec = _resolve(name, embedding_dim, neck, family, dropout, image_size)
+    network, numerics = _NETWORKS[name], FAMILIES[spec["family"]]
+    rules = numerics.rules(network.architecture)
+    # every trunk halves an image four times, rounding up
+    features = network.channels, -(-image_size // 16)
+    backbone = Backbone(
+        trunk=network.trunk(rules.eps),
+        neck=necks.neck(spec["neck"], features, spec["embedding_dim"], numerics, spec["dropout"]),
+        pixel_scale=numerics.pixel_scale,
+        spec=spec,
+    )
+    initialise_(backbone, rules, generator)
+    return backbone
+
+
+def _resolve(
+    name: str,
+    embedding_dim: int | None,
+    neck: str | None,
+    family: str | None,
+    dropout: float | None,
+    image_size: int,
+) -> Spec:
+    """Every choice made: what was given, checked, and the network's own for the rest."""
     _require("backbone", name, NAMES)
     network = _NETWORKS[name]
     embedding_dim = network.embedding_dim if embedding_dim is None else embedding_dim
@@ -92,20 +123,16 @@ def build(
     _require("neck", neck, necks.NAMES)
     family = network.family if family is None else family
     _require("family", family, FAMILIES)
-    numerics = FAMILIES[family]
-    rules = numerics.rules(network.architecture)
-    dropout = _dropout(dropout, neck, numerics)
-
-    backbone = Backbone(
-        trunk=network.trunk(rules.eps),
-        neck=necks.neck(neck, embedding_dim, numerics, dropout),
-        pixel_scale=numerics.pixel_scale,
-        spec=Spec(
-            name=name, embedding_dim=embedding_dim, neck=neck, family=family, dropout=dropout
-        ),
+    if image_size not in IMAGE_SIZES:
+        raise ValueError(f"image_size must be one of {IMAGE_SIZES}, got {image_size}")
+    return Spec(
+        name=name,
+        embedding_dim=embedding_dim,
+        neck=neck,
+        family=family,
+        dropout=_dropout(dropout, neck, FAMILIES[family]),
+        image_size=image_size,
     )
-    initialise_(backbone, rules, generator)
-    return backbone
 
 
 def _dropout(asked: float | None, neck: str, family: Family) -> float | None:

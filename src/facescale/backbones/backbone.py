@@ -5,8 +5,10 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 IMAGE_SHAPE = (3, 112, 112)
+IMAGE_SIZES = (112, 56, 28)
 
 
 class Spec(TypedDict):
@@ -17,6 +19,7 @@ class Spec(TypedDict):
     neck: str
     family: str
     dropout: float | None
+    image_size: int
 
 
 class Backbone(nn.Module):
@@ -42,6 +45,7 @@ class Backbone(nn.Module):
         self.spec = spec
         self.name = spec["name"]
         self.embedding_dim = spec["embedding_dim"]
+        self.shrink = IMAGE_SHAPE[1] // spec["image_size"]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """RGB pixels 0..255 (b, 3, 112, 112), of any type, to embeddings (b, embedding_dim).
@@ -55,6 +59,8 @@ class Backbone(nn.Module):
             )
         dtype = next(self.parameters()).dtype
         x = (pixels.to(dtype) - 127.5) / self.pixel_scale
+        if self.shrink > 1:
+            x = avg_pool2d(x, self.shrink)
         for name in self._trunk:
             x = self.get_submodule(name)(x)
         # the linear layer sums 25,088 products and the loss compares angles: too fine for 8 bits

@@ -10,20 +10,21 @@ from torch import Tensor, nn
 from facescale.backbones.prelu import PReLU
 
 
-def trunk(units: Sequence[int], eps: float) -> dict[str, nn.Module]:
-    """Layers from a normalised image (b, 3, 112, 112) to features (b, 512, 7, 7).
+def trunk(units: Sequence[int], width: int, eps: float) -> dict[str, nn.Module]:
+    """Layers from a normalised image (b, 3, 112, 112) to features (b, 8 * width, 7, 7).
 
-    `units` are the residual units of the four stages, `eps` is that of every BatchNorm. There is no
-    max-pooling: faces of 112 pixels keep their full size in the stem.
+    `units` are the residual units of the four stages, `width` the channels of the first (64 in
+    all published ones), `eps` is that of every BatchNorm. There is no max-pooling: faces of 112
+    pixels keep their full size in the stem.
     """
     return {
-        "conv1": _conv3x3(3, 64),
-        "bn1": nn.BatchNorm2d(64, eps=eps),
-        "prelu": PReLU(64),
-        "layer1": _stage(64, 64, units[0], eps),  # 112 -> 56
-        "layer2": _stage(64, 128, units[1], eps),  # 56 -> 28
-        "layer3": _stage(128, 256, units[2], eps),  # 28 -> 14
-        "layer4": _stage(256, 512, units[3], eps),  # 14 -> 7
+        "conv1": _conv3x3(3, width),
+        "bn1": nn.BatchNorm2d(width, eps=eps),
+        "prelu": PReLU(width),
+        "layer1": _stage(width, width, units[0], eps),  # 112 -> 56
+        "layer2": _stage(width, 2 * width, units[1], eps),  # 56 -> 28
+        "layer3": _stage(2 * width, 4 * width, units[2], eps),  # 28 -> 14
+        "layer4": _stage(4 * width, 8 * width, units[3], eps),  # 14 -> 7
     }
 
 

@@ -1,4 +1,4 @@
-"""Necks: from the trunk's features (b, 512, 7, 7) to embeddings (b, embedding_dim).
+"""Necks: from the trunk's features (b, channels, size, size) to embeddings (b, embedding_dim).
 
 | neck | layers | where |
 |---|---|---|
@@ -16,38 +16,47 @@ from torch import nn
 from facescale.backbones.families import Family
 from facescale.backbones.layers import Layers, conv_bn
 
-CHANNELS = 512
-SIZE = 7
-
 NAMES = ("E", "FC", "GDC")
 
 
 def neck(
-    name: str, embedding_dim: int, family: Family, dropout: float | None
+    name: str,
+    features: tuple[int, int],
+    embedding_dim: int,
+    family: Family,
+    dropout: float | None,
 ) -> dict[str, nn.Module]:
-    """Layers of the neck `name`, one of `NAMES`; `dropout` is None where there is none."""
+    """Layers of the neck `name`, one of `NAMES`; `dropout` is None where there is none.
+
+    `features` are the channels and the size of the map that it takes: (512, 7) but for small trunks
+    and small images.
+    """
     if name == "GDC":
-        return _gdc(embedding_dim, family)
-    return _fully_connected(embedding_dim, family.neck_eps, dropout or 0.0)
+        return _gdc(features, embedding_dim, family)
+    return _fully_connected(features, embedding_dim, family.neck_eps, dropout or 0.0)
 
 
-def _fully_connected(embedding_dim: int, eps: float, dropout: float) -> dict[str, nn.Module]:
+def _fully_connected(
+    features: tuple[int, int], embedding_dim: int, eps: float, dropout: float
+) -> dict[str, nn.Module]:
+    channels, size = features
     return {
-        "bn2": nn.BatchNorm2d(CHANNELS, eps=eps),
+        "bn2": nn.BatchNorm2d(channels, eps=eps),
         "dropout": nn.Dropout(dropout),
         "flatten": nn.Flatten(),
-        "fc": nn.Linear(CHANNELS * SIZE * SIZE, embedding_dim),
+        "fc": nn.Linear(channels * size * size, embedding_dim),
         "features": _last_norm(embedding_dim, eps, trains_gamma=False),
     }
 
 
-def _gdc(embedding_dim: int, family: Family) -> dict[str, nn.Module]:
+def _gdc(features: tuple[int, int], embedding_dim: int, family: Family) -> dict[str, nn.Module]:
     """Global depthwise convolution: each channel learns its own weights for the 7x7 places."""
+    channels, size = features
     return {
         "features": Layers(
-            conv_bn(CHANNELS, CHANNELS, SIZE, groups=CHANNELS, padding=0, eps=family.depthwise_eps),
+            conv_bn(channels, channels, size, groups=channels, padding=0, eps=family.depthwise_eps),
             nn.Flatten(),
-            nn.Linear(CHANNELS, embedding_dim, bias=family.gdc_bias),
+            nn.Linear(channels, embedding_dim, bias=family.gdc_bias),
             _last_norm(embedding_dim, family.neck_eps, family.gdc_trains_gamma),
         )
     }

@@ -154,6 +154,7 @@ def _build_backbone(config: Config, device: torch.device) -> backbones.Backbone:
         chosen.neck,
         chosen.family,
         chosen.dropout,
+        chosen.image_size,
         generator=generator("cpu", config.seed, BACKBONE),
     )
     if chosen.weights is not None:
