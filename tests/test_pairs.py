@@ -39,7 +39,17 @@ def test_lfw_is_read() -> None:
     encoded = lfw.images[4321]
     assert isinstance(encoded, bytes)
     truth = np.asarray(Image.open(io.BytesIO(encoded)))
-    np.testing.assert_array_equal(lfw.decode_range(4320, 4322)[1], truth)
+    np.testing.assert_array_equal(lfw.decode([4320, 4321])[1], truth)
+
+
+def test_repeated_images_are_found() -> None:
+    lfw = load_pairs(shared_data("lfw.bin"))
+    first, place = lfw.distinct()
+    assert len(first) < 0.7 * 12_000
+    assert all(lfw.images[first[place[i]]] == lfw.images[i] for i in range(12_000))
+    mixed = PairSet("mixed", [NOISE[1], IMAGES[0], NOISE[1], IMAGES[0]], np.array([False, True]))
+    assert mixed.distinct()[0] == [0, 1]
+    assert mixed.distinct()[1].tolist() == [0, 1, 0, 1]
 
 
 def test_a_set_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -48,7 +58,7 @@ def test_a_set_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     again = load_pairs(tmp_path / "mixed.bin")
     assert again.name == "mixed"
     np.testing.assert_array_equal(again.same, pairs.same)
-    np.testing.assert_array_equal(again.decode_range(0, 4), pairs.decode_range(0, 4))
+    np.testing.assert_array_equal(again.decode(range(4)), pairs.decode(range(4)))
     # as InsightFace reads it
     images, same = pickle.loads((tmp_path / "mixed.bin").read_bytes(), encoding="bytes")
     assert images[0] == IMAGES[0]
@@ -145,6 +155,6 @@ def test_a_broken_or_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_an_image_that_cannot_be_decoded_is_named() -> None:
     pairs = PairSet("torn", [IMAGES[0], IMAGES[1][:2000]], np.array([True]))
-    np.testing.assert_array_equal(pairs.decode_range(0, 1)[0], decode(IMAGES[0]))
+    np.testing.assert_array_equal(pairs.decode([0])[0], decode(IMAGES[0]))
     with pytest.raises(ValueError, match="torn image 1: not a readable image"):
-        pairs.decode_range(0, 2)
+        pairs.decode([0, 1])

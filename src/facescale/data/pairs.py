@@ -41,10 +41,25 @@ class PairSet:
                 "a set has at least one pair, and two images for each"
             )
 
-    def decode_range(self, start: int, stop: int) -> Pixels:
-        """Images `start` to `stop`, (stop - start, 112, 112, 3); ValueError names a damaged one."""
-        pixels = np.empty((stop - start, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        for row, index in enumerate(range(start, stop)):
+    def distinct(self) -> tuple[list[int], NDArray[np.int64]]:
+        """Where each image is shown first, and for all 2n images their place in that list.
+
+        A photograph is in several pairs as a rule: LFW's 12,000 images are 7,701 different ones.
+        """
+        places: dict[bytes, int] = {}
+        first: list[int] = []
+        place = np.empty(len(self.images), np.int64)
+        for index, image in enumerate(self.images):
+            content = image if isinstance(image, bytes) else image.tobytes()
+            place[index] = places.setdefault(content, len(first))
+            if place[index] == len(first):
+                first.append(index)
+        return first, place
+
+    def decode(self, indices: Sequence[int]) -> Pixels:
+        """Images by number, (len(indices), 112, 112, 3); ValueError names a damaged one."""
+        pixels = np.empty((len(indices), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        for row, index in enumerate(indices):
             try:
                 decode_into_(pixels[row], self.images[index])
             except ValueError as error:

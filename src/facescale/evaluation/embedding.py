@@ -35,21 +35,24 @@ def verify_pairs(
 ) -> Verification:
     """Embed the images of `pairs`, flip added, and judge them; every rank gets the same answer.
 
+    An image that is in several pairs is embedded once.
     Arguments as in `embed_images`; errors as in `verify`.
     """
     check_pairs(pairs.same, folds)  # before minutes of embedding
-    embeddings, xnorm = embed_images(
+    images, place = pairs.distinct()
+    embeddings, norms = embed_images(
         backbone,
-        pairs.decode_range,
-        2 * len(pairs.same),
+        lambda start, stop: pairs.decode(images[start:stop]),
+        len(images),
         batch_size=batch_size,
         device=device,
         rank=rank,
         world_size=world_size,
         gather=gather,
     )
-    unit = normalise(embeddings.cpu().numpy())
-    return replace(verify(unit[0::2], unit[1::2], pairs.same, folds), xnorm=xnorm)
+    unit = normalise(embeddings.cpu().numpy())[place]
+    answer = verify(unit[0::2], unit[1::2], pairs.same, folds)
+    return replace(answer, xnorm=norms.cpu().numpy()[place].mean().item())
 
 
 def embed_images(
@@ -61,7 +64,7 @@ def embed_images(
     rank: int = 0,
     world_size: int = 1,
     gather: Gather = alone,
-) -> tuple[Tensor, float]:
+) -> tuple[Tensor, Tensor]:
     """Embed images as f(image) + f(mirrored image), each rank its share.
 
     The backbone runs in eval mode and is left in the mode it was found in.
@@ -79,8 +82,8 @@ def embed_images(
             their heights differ.
 
     Returns:
-        All embeddings (num_images, dim) in float32 on `device`, not normalised, and XNorm, the
-        mean length of f over images and mirrored images.
+        All embeddings (num_images, dim) in float32 on `device`, not normalised, and the mean
+        length of f over each image and its mirror image, (num_images,): XNorm is their mean.
     """
     start, stop = (num_images * r // world_size for r in (rank, rank + 1))
     with _evaluating(backbone), torch.inference_mode():
@@ -89,7 +92,7 @@ def embed_images(
         rows = [_embed_both_ways(backbone, batch.to(device)) for batch in batches]
     block = torch.cat(rows)[: stop - start]  # a plain tensor again: gloo refuses inference tensors
     gathered = gather(block)
-    return gathered[:, :-1], gathered[:, -1].mean().item()
+    return gathered[:, :-1], gathered[:, -1]
 
 
 def _embed_both_ways(backbone: nn.Module, images: Tensor) -> Tensor:
