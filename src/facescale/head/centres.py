@@ -63,18 +63,32 @@ class ClassCentres(nn.Module):
 
     def weight(self, rows: Rows) -> Tensor:
         """The centres of `rows`, not normalised; (k, dim)."""
-        return self.table[rows, 0]
+        weights = self.table[:, 0]
+        return weights[rows] if isinstance(rows, slice) else weights.index_select(0, rows)
+
+    def read(self, rows: Rows) -> Tensor:
+        """Weight and momentum of `rows`, (k, 2, dim): a view for a slice, else a copy."""
+        if isinstance(rows, slice):
+            return self.table[rows]
+        return self.table.flatten(1).index_select(0, rows).unflatten(1, (2, self.dim))
 
     def update_(
-        self, rows: Rows, gradient: Tensor, lr: float, momentum: float, weight_decay: float
+        self,
+        rows: Rows,
+        state: Tensor,
+        gradient: Tensor,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
     ) -> None:
         """One step of SGD with momentum on exactly these rows: torch.optim.SGD's rule, row by row.
 
-        Rows that are not named keep weight and momentum to the bit, decay included.
+        `state` is what `read(rows)` gave; it is changed in place. Rows that are not named keep
+        weight and momentum to the bit, decay included.
         """
-        state = self.table[rows]  # (k, 2, dim)
         weight, velocity = state.unbind(1)
-        velocity.mul_(momentum).add_(gradient).add_(weight, alpha=weight_decay)
+        torch.add(gradient, velocity, alpha=momentum, out=velocity)
+        velocity.add_(weight, alpha=weight_decay)
         weight.add_(velocity, alpha=-lr)
         if isinstance(rows, Tensor):
             self.table[rows] = state

@@ -69,13 +69,18 @@ class Step:
 def logits_of(step: Step, block: Block) -> Tensor:
     """Scaled logits of a block after the margin; (rows, B). Notes the own cosines on the way."""
     weight = step.centres.weight(block.rows)
-    inverse_norm = 1.0 / torch.linalg.vector_norm(weight, dim=1).clamp_min(SMALLEST_NORM)
+    inverse_norm = _inverse_norm(weight)
     # Rows first: a tall block times a narrow batch runs at the machine's full rate.
     cosine = (weight @ step.batch.T).mul_(inverse_norm[:, None])
     own = cosine[block.own_row, block.own_sample]
     step.own_cosine[block.own_sample] = own
     cosine[block.own_row, block.own_sample] = step.margin(own)
     return cosine.mul_(step.scale)
+
+
+def _inverse_norm(weight: Tensor) -> Tensor:
+    """1 / length of each centre, (rows,)."""
+    return torch.linalg.vecdot(weight, weight).clamp_min(SMALLEST_NORM**2).rsqrt()
 
 
 def forward(step: Step) -> Tensor:
@@ -123,20 +128,25 @@ def backward(step: Step, grad_loss: Tensor) -> Tensor:
     for index, block in enumerate(step.blocks):
         logits, step.kept[index] = step.kept[index], None
         logits = logits_of(step, block) if logits is None else logits
-        to_cosine = logits.sub_(step.log_sum).exp_()
+        to_cosine = torch.sub(logits, step.log_sum).exp_()
         to_cosine[block.own_row, block.own_sample] -= 1.0
         to_cosine[block.own_row, block.own_sample] *= slope[block.own_sample]
         to_cosine.mul_(factor)
-        weight = step.centres.weight(block.rows)
-        inverse_norm = 1.0 / torch.linalg.vector_norm(weight, dim=1).clamp_min(SMALLEST_NORM)
-        unit = weight * inverse_norm[:, None]
-        gradient.addmm_(to_cosine.T, unit)
+        logits[block.own_row, block.own_sample] = step.scale * step.own_cosine[block.own_sample]
+        radial = torch.linalg.vecdot(to_cosine, logits, dim=1) / step.scale
+        state = step.centres.read(block.rows)
+        weight = state[:, 0]
+        inverse_norm = _inverse_norm(weight)
+        to_cosine.mul_(inverse_norm[:, None])
+        gradient.addmm_(to_cosine.T, weight)
         if step.lr:
-            to_unit = to_cosine @ step.batch
-            radial = (to_unit * unit).sum(dim=1, keepdim=True)
-            to_weight = to_unit.addcmul_(radial, unit, value=-1.0).mul_(inverse_norm[:, None])
+            to_weight = to_cosine @ step.batch
+            # Only what turns a centre counts: its length does not change a cosine.
+            to_weight.addcmul_((radial * inverse_norm.square())[:, None], weight, value=-1.0)
             step.replicate.all_reduce_(to_weight)
-            step.centres.update_(block.rows, to_weight, step.lr, step.momentum, step.weight_decay)
+            step.centres.update_(
+                block.rows, state, to_weight, step.lr, step.momentum, step.weight_decay
+            )
     return _own_part(step, gradient)
 
 
