@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from facescale.allocator import use_huge_pages
 from facescale.distributed import Group, shard_range
 from facescale.seeding import generator
 
@@ -40,6 +41,7 @@ class ClassCentres(nn.Module):
         self.register_buffer(
             "table", torch.zeros(len(self.classes), 2, dim, dtype=dtype, device=device)
         )
+        use_huge_pages(self.table)
         self._initialise_(seed)
 
     def __len__(self) -> int:

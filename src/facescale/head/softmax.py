@@ -80,7 +80,8 @@ def logits_of(step: Step, block: Block) -> Tensor:
 
 def _inverse_norm(weight: Tensor) -> Tensor:
     """1 / length of each centre, (rows,)."""
-    return torch.linalg.vecdot(weight, weight).clamp_min(SMALLEST_NORM**2).rsqrt()
+    square: Tensor = torch.linalg.vecdot(weight, weight)
+    return square.clamp_min(SMALLEST_NORM**2).rsqrt()
 
 
 def forward(step: Step) -> Tensor:
