@@ -72,7 +72,8 @@ class ClassCentres(nn.Module):
         """Weight and momentum of `rows`, (k, 2, dim): a view for a slice, else a copy."""
         if isinstance(rows, slice):
             return self.table[rows]
-        return self.table.flatten(1).index_select(0, rows).unflatten(1, (2, self.dim))
+        flat = self.table.flatten(1).index_select(0, rows)
+        return flat.view(-1, 2, self.dim)
 
     def update_(
         self,
