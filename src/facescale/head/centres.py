@@ -54,9 +54,9 @@ class ClassCentres(nn.Module):
             return
         for chunk in range(self.classes.start // CHUNK, (self.classes.stop - 1) // CHUNK + 1):
             classes = range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.num_classes))
-            rows = torch.randn(
-                (len(classes), self.dim), generator=generator(self.table.device, seed, chunk)
-            )
+            device = self.table.device
+            random = generator(device, seed, chunk)
+            rows = torch.randn(len(classes), self.dim, generator=random, device=device)
             first = max(classes.start, self.classes.start)
             last = min(classes.stop, self.classes.stop)
             self.table[first - self.classes.start : last - self.classes.start, 0] = (

@@ -129,8 +129,7 @@ def backward(step: Step, grad_loss: Tensor) -> Tensor:
     for index, block in enumerate(step.blocks):
         logits, step.kept[index] = step.kept[index], None
         logits = logits_of(step, block) if logits is None else logits
-        to_cosine = torch.sub(logits, step.log_sum).exp_()
-        to_cosine[block.own_row, block.own_sample] -= 1.0
+        to_cosine = _softmax_minus_one_hot(step, block, logits)
         to_cosine[block.own_row, block.own_sample] *= slope[block.own_sample]
         to_cosine.mul_(factor)
         logits[block.own_row, block.own_sample] = step.scale * step.own_cosine[block.own_sample]
@@ -149,6 +148,13 @@ def backward(step: Step, grad_loss: Tensor) -> Tensor:
                 block.rows, state, to_weight, step.lr, step.momentum, step.weight_decay
             )
     return _own_part(step, gradient)
+
+
+def _softmax_minus_one_hot(step: Step, block: Block, logits: Tensor) -> Tensor:
+    """Gradient of each sample's loss with respect to its logits, (rows, B)."""
+    gradient = torch.sub(logits, step.log_sum).exp_()
+    gradient[block.own_row, block.own_sample] -= 1.0
+    return gradient
 
 
 def _own_part(step: Step, gradient: Tensor) -> Tensor:
