@@ -11,9 +11,9 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from facescale.allocator import keep_freed_memory
-from facescale.cli import presets, train, verify
+from facescale.cli import bench, presets, train, verify
 
-COMMANDS = {"train": train, "verify": verify, "presets": presets}
+COMMANDS = {"train": train, "verify": verify, "bench": bench, "presets": presets}
 
 MISTAKES = (ValueError, OSError, ArithmeticError, ImportError)
 """Errors that speak of what the user gave, when our own code raised them."""
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         parser = _parser()
         chosen = parser.parse_args(given)
-        if chosen.subcommand == "train":
-            chosen = parser.parse_args(train.layered(chosen.train, given))
+        if layered := getattr(COMMANDS[chosen.subcommand], "layered", None):
+            chosen = parser.parse_args(layered(chosen[chosen.subcommand], given))
         COMMANDS[chosen.subcommand].run(parser.instantiate(chosen)[chosen.subcommand])
     except (argparse.ArgumentError, *MISTAKES) as error:
         if not isinstance(error, argparse.ArgumentError) and not _is_ours(error):
@@ -47,8 +47,8 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subcommands()
     for name, command in COMMANDS.items():
         options = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-        command.add_options(options)
         commands.add_subcommand(name, options, help=command.HELP)
+        command.add_options(options)
     return parser
 
 
