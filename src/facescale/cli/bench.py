@@ -14,13 +14,14 @@ from facescale.benchmark.report import write_comparison, write_report
 from facescale.benchmark.runner import Settings, run_matrix
 from facescale.benchmark.trial import run_trial
 from facescale.benchmark.units import parse_bytes
+from facescale.cli import kernels
 from facescale.config import Config, preset_path
 
 HELP = "measure speed and limits as the report did"
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The two commands below `bench`."""
+    """The commands below `bench`."""
     commands = parser.add_subcommands()
     report = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     commands.add_subcommand("report", report, help="run the report's tables and write them up")
@@ -32,6 +33,9 @@ def add_options(parser: ArgumentParser) -> None:
     case.add_argument("--memory", type=str, help="that a rank on the CPU may ask for: 4GiB")
     case.add_class_arguments(Config)
     commands.add_subcommand("case", case, help="one trial: steps and their rates, nothing saved")
+    timing = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    commands.add_subcommand("kernels", timing, help=kernels.HELP)
+    kernels.add_options(timing)
 
 
 def _add_report_options(parser: ArgumentParser) -> None:
@@ -64,7 +68,9 @@ def layered(chosen: Namespace, given: list[str]) -> list[str]:
 
 def run(chosen: Namespace) -> None:
     """Do what was chosen below `bench`."""
-    if chosen.subcommand == "case":
+    if chosen.subcommand == "kernels":
+        kernels.run(chosen.kernels)
+    elif chosen.subcommand == "case":
         _run_case(chosen.case)
     elif chosen.report.compare is not None:
         _compare(chosen.report)

@@ -1,0 +1,93 @@
+"""Two heads that work as the peers' do, written anew, to be timed beside ours.
+
+They are honest torch: what costs time in them is their plan of work, not how it is spelt.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facescale.head import MarginHead, cosface
+
+SCALE, MARGIN, LR, MOMENTUM, WEIGHT_DECAY = 64.0, 0.4, 0.1, 0.9, 5e-4
+
+
+def margin_loss(embeddings: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
+    """CosFace over all of `centres` at once, as dense matrices; ()."""
+    cosine = functional.linear(functional.normalize(embeddings), functional.normalize(centres))
+    logits = cosine.clamp(-1.0, 1.0)
+    rows = torch.arange(len(labels))
+    logits = logits.index_put((rows, labels), logits[rows, labels] - MARGIN)
+    return functional.cross_entropy(logits * SCALE, labels)
+
+
+class DenseHead:
+    """arcface_torch's plan: sampled rows by indexing, so a dense gradient and a dense SGD step."""
+
+    def __init__(self, num_classes: int, dim: int, sample_rate: float) -> None:
+        self.weight = nn.Parameter(torch.empty(num_classes, dim).normal_(std=0.01))
+        self.optimizer = torch.optim.SGD(
+            [self.weight], LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+        )
+        self.num_sample = int(sample_rate * num_classes)
+
+    def step(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Forward, backward and update; embeddings (b, dim) get their gradient."""
+        centres: Tensor = self.weight
+        if self.num_sample < len(self.weight):
+            order = torch.rand(len(self.weight))
+            order[labels.unique()] = 2.0
+            rows = order.topk(self.num_sample).indices.sort().values
+            centres, labels = self.weight[rows], torch.searchsorted(rows, labels)
+        self.optimizer.zero_grad()
+        margin_loss(embeddings, labels, centres).backward()
+        self.optimizer.step()
+
+
+class SampledHead:
+    """MXNet's Partial FC: rows of weight and momentum out, dense matrices, rows back in."""
+
+    def __init__(self, num_classes: int, dim: int, sample_rate: float) -> None:
+        self.weight = torch.empty(num_classes, dim).normal_(std=0.01)
+        self.momentum = torch.zeros(num_classes, dim)
+        self.num_sample = int(sample_rate * num_classes)
+        self.random = np.random.default_rng(0)
+
+    def step(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Forward, backward and update; embeddings (b, dim) get their gradient."""
+        rows = self._draw(labels)
+        weight, momentum = self.weight[rows].requires_grad_(), self.momentum[rows]
+        margin_loss(embeddings, torch.searchsorted(rows, labels), weight).backward()
+        with torch.no_grad():
+            assert weight.grad is not None
+            momentum.mul_(MOMENTUM).add_(weight.grad + WEIGHT_DECAY * weight)
+            weight.sub_(LR * momentum)
+            self.weight[rows], self.momentum[rows] = weight, momentum
+
+    def _draw(self, labels: Tensor) -> Tensor:
+        everything, positives = np.arange(len(self.weight)), np.unique(labels.numpy())
+        if self.num_sample == len(everything):
+            return torch.from_numpy(everything)
+        others = np.setdiff1d(everything, positives)
+        drawn = self.random.choice(others, self.num_sample - len(positives), replace=False)
+        return torch.from_numpy(np.sort(np.concatenate([positives, drawn])))
+
+
+class OwnHead:
+    """`MarginHead` behind the same two methods."""
+
+    def __init__(self, num_classes: int, dim: int, sample_rate: float) -> None:
+        self.head = MarginHead(
+            num_classes,
+            dim,
+            cosface(MARGIN),
+            SCALE,
+            sample_rate,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+        )
+
+    def step(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Forward, backward and update; embeddings (b, dim) get their gradient."""
+        self.head(embeddings, labels, LR).backward()
