@@ -10,16 +10,18 @@ from facescale.benchmark.kernels import HeadCase, HeadTimes, time_heads
 def test_all_contenders_move_their_centres_alike() -> None:
     random = torch.Generator().manual_seed(0)
     embeddings, labels = torch.randn(6, 16, generator=random), torch.randint(40, (6,))
-    own, dense, sampled = (kind(40, 16, 1.0) for kind in (OwnHead, DenseHead, SampledHead))
+    own, dense, sampled = OwnHead(40, 16, 1.0), DenseHead(40, 16, 1.0), SampledHead(40, 16, 1.0)
     start = own.head.centres.full().clone()
     with torch.no_grad():
         dense.weight.copy_(start)
         sampled.weight.copy_(start)
+    heads: list[OwnHead | DenseHead | SampledHead] = [own, dense, sampled]
     gradients = []
-    for head in (own, dense, sampled):
+    for head in heads:
         for _ in range(2):
             features = embeddings.clone().requires_grad_()
-            head.step(features, labels)  # type: ignore[attr-defined]
+            head.step(features, labels)
+        assert features.grad is not None
         gradients.append(features.grad)
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-4, atol=1e-5)
@@ -28,7 +30,9 @@ def test_all_contenders_move_their_centres_alike() -> None:
 
 
 @pytest.mark.parametrize("kind", [OwnHead, DenseHead, SampledHead])
-def test_a_tenth_of_the_rows_is_drawn(kind: type) -> None:
+def test_a_tenth_of_the_rows_is_drawn(
+    kind: type[OwnHead] | type[DenseHead] | type[SampledHead],
+) -> None:
     head = kind(200, 8, 0.1)
     rows = head.head.centres.table[:, 0] if isinstance(head, OwnHead) else head.weight
     before = rows.detach().clone()
@@ -39,7 +43,7 @@ def test_a_tenth_of_the_rows_is_drawn(kind: type) -> None:
     assert int(moved.sum()) == (200 if kind is DenseHead else 20)
 
 
-def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contenders_take_turns() -> None:
     times = time_heads(HeadCase(2000, 0.5, batch=4, dim=16), 2, ("facescale", "dense tuned"))
     assert times.interleaved
     assert {name: len(seconds) for name, seconds in times.steps.items()} == {
