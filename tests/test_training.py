@@ -22,9 +22,10 @@ from facescale.config import (
 )
 from facescale.training import TrainState, build, train
 from facescale.training.checkpoint import checkpoints
-from facescale.training.loop import restore, save, train_step
+from facescale.training.loop import train_step
 from facescale.training.metrics import read_metrics
 from facescale.training.micro_batch import MicroBatches
+from facescale.training.resume import restore_, save
 
 CPU = torch.device("cpu")
 
@@ -56,7 +57,7 @@ def test_resume_continues_to_the_bit(tmp_path: Path) -> None:
     losses(stopped, 2)
     save(stopped, tmp_path / "stopped")
     again = build(config, CPU)
-    restore(again, checkpoints(tmp_path / "stopped" / "checkpoints")[-1])
+    restore_(again, checkpoints(tmp_path / "stopped" / "checkpoints")[-1])
     assert again.position == 8
     assert losses(again, 2) == losses(straight, 2)
     assert_equal_states(again, straight)
@@ -113,12 +114,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     save(state, tmp_path)
     (path,) = checkpoints(tmp_path / "checkpoints")
     with pytest.raises(ValueError, match="has 50 classes, but this run has 60"):
-        restore(
+        restore_(
             build(small_run(data=DataConfig(path="synthetic", num_classes=60, num_images=64)), CPU),
             path,
         )
     with pytest.raises(ValueError, match="its backbone is"):
-        restore(build(small_run(backbone=BackboneConfig(name="y1", embedding_dim=8)), CPU), path)
+        restore_(build(small_run(backbone=BackboneConfig(name="y1", embedding_dim=8)), CPU), path)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.02), ("fp16", 0.004)])
@@ -228,7 +229,7 @@ def stop_and_go_on(rank: int, folder: Path) -> tuple[list[float], list[float]]:
     save(stopped, folder)
     save(straight, folder / "other")  # it averages the running statistics, as the other did
     again = build(config, CPU)
-    restore(again, checkpoints(folder / "checkpoints")[-1])
+    restore_(again, checkpoints(folder / "checkpoints")[-1])
     return losses(straight, 1), losses(again, 1)
 
 

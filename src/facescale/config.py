@@ -172,8 +172,10 @@ class TrainConfig:
     epochs: float = 20.0
     steps: int | None = None
     """Steps in all; when given, it replaces epochs."""
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Of the backbone's trunk; its neck and the head stay in float32."""
+    precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"
+    """Of the backbone's trunk; neck and head stay in float32. float64 is all of it, for proofs."""
+    sync_batchnorm: bool = False
+    """BatchNorm over the global batch: what is learnt no longer depends on the ranks."""
     channels_last: bool = True
     """Memory layout of images and weights."""
 

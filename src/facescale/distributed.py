@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -179,19 +178,3 @@ def replicate(module: nn.Module, world: Group) -> nn.Module:
     )
     copies.register_comm_hook(world.handle, _sum_bucket)
     return copies
-
-
-def average_statistics_(module: nn.Module, world: Group) -> None:
-    """Give all ranks the mean of their BatchNorm running statistics, in place.
-
-    Training never reads them, so this changes what is verified and saved, not what is learnt.
-    """
-    if world.size == 1:
-        return
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    statistics = [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
-    if not statistics:
-        return
-    total = world.all_reduce_(torch.cat([s.flatten() for s in statistics])) / world.size
-    for own, mean in zip(statistics, total.split([s.numel() for s in statistics]), strict=True):
-        own.copy_(mean.view_as(own))

@@ -11,9 +11,16 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from facescale.allocator import keep_freed_memory
-from facescale.cli import bench, plan, presets, train, verify
+from facescale.cli import bench, plan, presets, train, unpack, verify
 
-COMMANDS = {"train": train, "verify": verify, "plan": plan, "bench": bench, "presets": presets}
+COMMANDS = {
+    "train": train,
+    "verify": verify,
+    "unpack": unpack,
+    "plan": plan,
+    "bench": bench,
+    "presets": presets,
+}
 
 MISTAKES = (ValueError, OSError, ArithmeticError, ImportError)
 """Errors that speak of what the user gave, when our own code raised them."""

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from facescale.config import Config
 from facescale.data.loader import Batch, Loader
-from facescale.distributed import average_statistics_, processes
+from facescale.distributed import processes
 from facescale.evaluation.embedding import verify_pairs
 from facescale.evaluation.plots import plot_roc, plot_training
 from facescale.evaluation.verification import Verification
 from facescale.seeding import derive_seed
-from facescale.training import checkpoint
 from facescale.training.console import Console
 from facescale.training.metrics import Window, peak_memory, read_metrics
+from facescale.training.norms import average_statistics_
+from facescale.training.resume import resume_, save
 from facescale.training.state import AUGMENT, DROPOUT, TrainState, build
 from facescale.training.weights import save_backbone
 
@@ -49,9 +50,8 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
     """
     with processes(config.device) as device:
         state = build(config, device)
-        saved = checkpoint.checkpoints(output / "checkpoints") if resume else []
-        if saved:
-            restore(state, saved[-1])
+        if resume:
+            resume_(state, output)
         if state.world.rank == 0:
             output.mkdir(parents=True, exist_ok=True)
             (output / "config.yaml").write_text(config.to_yaml())
@@ -129,6 +129,7 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
     loss.backward()
     apply_gradients(state, lr)
     state.step += 1
+    state.position += state.global_batch
     share: Tensor = loss.detach()
     return share
 
@@ -183,39 +184,6 @@ def evaluate(state: TrainState, console: Console) -> dict[str, Verification]:
             )
         console.verified(pairs.name, answers[pairs.name])
     return answers
-
-
-def save(state: TrainState, output: Path) -> None:
-    """Write a checkpoint from which this very run goes on."""
-    average_statistics_(state.backbone, state.world)
-    numbers = {
-        "step": state.step,
-        "position": state.position,
-        "num_classes": state.head.num_classes,
-        "backbone": state.backbone.spec,
-        "scaler": state.scaler.state_dict(),
-    }
-    checkpoint.save(
-        output / "checkpoints",
-        state.backbone,
-        state.optimizer,
-        state.head,
-        numbers,
-        world=state.world,
-        keep=state.config.checkpoint.keep,
-    )
-
-
-def restore(state: TrainState, path: Path) -> None:
-    """Bring `state` to where it was when the checkpoint at `path` was written."""
-    numbers = checkpoint.load(path, state.backbone, state.optimizer, state.head, world=state.world)
-    state.step = state.head.num_steps = numbers["step"]
-    if state.position != numbers["position"]:
-        raise ValueError(
-            f"{path} stands at sample {numbers['position']}, which is no whole number of batches "
-            f"of {state.global_batch}; resume with the global batch that the run began with"
-        )
-    state.scaler.load_state_dict(numbers["scaler"])
 
 
 def leave_results(state: TrainState, output: Path, summary: Summary) -> None:

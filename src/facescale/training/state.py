@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from facescale import backbones
-from facescale.config import Config
+from facescale.config import Config, TrainConfig
 from facescale.data.att import att_pairs
 from facescale.data.dataset import Dataset, open_dataset
 from facescale.data.loader import Loader
@@ -17,10 +17,16 @@ from facescale.distributed import Group, replicate, world_group
 from facescale.head import Margin, MarginHead
 from facescale.seeding import derive_seed, generator
 from facescale.training.micro_batch import MicroBatches
+from facescale.training.norms import synchronise_norms_
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
 from facescale.training.weights import load_weights_
 
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 # Keys of the random streams of a run; the head has its own.
 BACKBONE, ORDER, AUGMENT, DROPOUT = range(4)
@@ -50,11 +56,8 @@ class TrainState:
     num_steps: int
     step: int = 0
     """Finished steps. All randomness of the next step is a function of it."""
-
-    @property
-    def position(self) -> int:
-        """Samples of the stream that are used up."""
-        return self.step * self.global_batch
+    position: int = 0
+    """Samples of the stream that are used up."""
 
     @property
     def epoch(self) -> int:
@@ -64,7 +67,7 @@ class TrainState:
     def autocast(self) -> torch.autocast:
         """The arithmetic of the backbone's trunk."""
         dtype = PRECISIONS[self.config.train.precision]
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        return torch.autocast(self.device.type, dtype, enabled=dtype.itemsize < 4)
 
     def loader(self) -> Loader:
         """The batches from here on."""
@@ -90,7 +93,10 @@ def build(config: Config, device: torch.device) -> TrainState:
     """
     world = world_group()
     dataset = _open_training_set(config)
-    backbone = _build_backbone(config, device)
+    dtype = torch.promote_types(PRECISIONS[config.train.precision], torch.float32)
+    backbone = _build_backbone(config, device).to(dtype)
+    if config.train.sync_batchnorm:
+        synchronise_norms_(backbone, world)
     margin = _make_margin(config)
     optim = config.optim
     head = MarginHead(
@@ -100,6 +106,7 @@ def build(config: Config, device: torch.device) -> TrainState:
         config.head.scale,
         config.head.sample_rate,
         config.head.shards,
+        dtype,
         momentum=optim.momentum,
         weight_decay=(
             optim.weight_decay if optim.head_weight_decay is None else optim.head_weight_decay
@@ -108,7 +115,7 @@ def build(config: Config, device: torch.device) -> TrainState:
         device=device,
     )
     global_batch = config.train.global_batch_size or config.train.batch_size * world.size
-    _check_batch(global_batch, config.train.micro_batch, world.size)
+    _check_batch(global_batch, config.train, world.size)
     num_steps = config.train.steps or max(
         1, round(config.train.epochs * len(dataset) / global_batch)
     )
@@ -168,17 +175,31 @@ def _make_margin(config: Config) -> Margin:
     return Margin(chosen.m1, chosen.m2, chosen.m3, chosen.gradient)
 
 
-def _check_batch(global_batch: int, micro_batch: int | None, ranks: int) -> None:
-    """BatchNorm has no variance of one sample, so no rank may be left with fewer than two."""
+def _check_batch(global_batch: int, train: TrainConfig, ranks: int) -> None:
+    """BatchNorm has no variance of one sample, so no rank may be left with fewer than two.
+
+    Over the global batch it has, but all ranks must take as many portions, and each have a sample.
+    """
     share = -(-global_batch // ranks)
     smallest = global_batch - share * (ranks - 1)
-    if smallest < 2:
+    least = 1 if train.sync_batchnorm else 2
+    if smallest < least:
         raise ValueError(
             f"a batch of {global_batch} leaves {max(smallest, 0)} samples to the last of {ranks} "
-            f"ranks, and BatchNorm needs 2; take train.global_batch_size of {2 * ranks} or more"
+            f"ranks, and BatchNorm needs {least}; "
+            f"take train.global_batch_size of {least * ranks} or more"
         )
-    if micro_batch is not None and 1 in {micro_batch, share % micro_batch, smallest % micro_batch}:
+    micro = train.micro_batch
+    if micro is None:
+        return
+    if train.sync_batchnorm and -(-share // micro) != -(-smallest // micro):
         raise ValueError(
-            f"train.micro_batch {micro_batch} leaves a portion of one sample of {share}, and "
+            f"train.micro_batch {micro} cuts shares of {share} and {smallest} samples into unequal "
+            "numbers of portions, and synchronised BatchNorm needs equal ones; choose a batch that "
+            "the ranks divide"
+        )
+    if not train.sync_batchnorm and 1 in {micro, share % micro, smallest % micro}:
+        raise ValueError(
+            f"train.micro_batch {micro} leaves a portion of one sample of {share}, and "
             "BatchNorm needs 2; choose a divisor of the batch"
         )

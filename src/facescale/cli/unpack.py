@@ -1,0 +1,29 @@
+"""`facescale unpack`: a checkpoint as plain safetensors files."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from facescale.training import unpack
+
+HELP = "turn a checkpoint into model.safetensors, and its class centres into pieces"
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """What the command understands."""
+    parser.add_argument("checkpoint", help="a checkpoint, or a run folder for its last one")
+    parser.add_argument("--output", type=str, help="folder of the files; RUN/step-N if not given")
+    parser.add_argument("--centres", action="store_true", help="write the class centres too")
+    parser.add_argument("--rows", type=int, default=unpack.ROWS, help="classes in a piece")
+
+
+def run(chosen: Namespace) -> None:
+    """Write the files, and name each."""
+    checkpoint = unpack.find_checkpoint(Path(chosen.checkpoint))
+    run_folder = checkpoint.parent.parent
+    output = run_folder / checkpoint.name if chosen.output is None else Path(chosen.output)
+    output.mkdir(parents=True, exist_ok=True)
+    print(unpack.unpack_backbone(checkpoint, output))
+    if chosen.centres:
+        for path in unpack.unpack_centres(checkpoint, output, chosen.rows):
+            print(path)

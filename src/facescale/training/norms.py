@@ -1,0 +1,147 @@
+"""BatchNorm on several ranks: its running statistics averaged, or its batch that of all ranks.
+
+Plain BatchNorm normalises with the statistics of a rank's own samples, so what is learnt depends on
+how the global batch is cut. `SyncBatchNorm` takes those of the global batch, on any device.
+"""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from facescale.distributed import Group
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Running mean and variance of each BatchNorm, the buffers themselves."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    return [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
+
+
+def read_statistics(module: nn.Module) -> Tensor:
+    """A copy of all running statistics in one row, (n,)."""
+    return torch.cat([s.flatten() for s in running_statistics(module)] or [torch.empty(0)])
+
+
+def write_statistics_(module: nn.Module, values: Tensor) -> None:
+    """Put back what `read_statistics` gave."""
+    own = running_statistics(module)
+    for statistic, value in zip(own, values.split([s.numel() for s in own]), strict=True):
+        statistic.copy_(value.view_as(statistic))
+
+
+def average_statistics_(module: nn.Module, world: Group) -> None:
+    """Give all ranks the mean of their running statistics, in place.
+
+    Training never reads them, so this changes what is verified and saved, not what is learnt.
+    """
+    write_statistics_(module, world.all_reduce_(read_statistics(module)) / world.size)
+
+
+def synchronise_norms_(module: nn.Module, world: Group) -> None:
+    """Replace each BatchNorm inside `module` by a `SyncBatchNorm` over the same tensors."""
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            setattr(module, name, SyncBatchNorm.over(child, world))
+        else:
+            synchronise_norms_(child, world)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """BatchNorm with the mean and variance of all ranks' samples, for inputs (b, channels, ...).
+
+    Two sums over the ranks a step: statistics in the forward pass, their gradients in the backward
+    pass. Ranks may bring different b, and b may be 0. torch's own runs on CUDA alone.
+    """
+
+    world: Group
+
+    @classmethod
+    def over(cls, norm: _BatchNorm, world: Group) -> Self:
+        """With the parameters, buffers and settings of `norm`."""
+        assert norm.affine
+        assert norm.momentum is not None
+        assert norm.track_running_stats
+        synced = cls(norm.num_features, norm.eps, norm.momentum, device="meta")
+        synced.world = world
+        synced._parameters, synced._buffers = norm._parameters, norm._buffers
+        return synced.train(norm.training)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions will do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise, in training with the statistics of the global batch; shape and type stay."""
+        if not self.training:
+            return super().forward(input)
+        output, mean, variance, count = _Normalise.apply(  # type: ignore[no-untyped-call]
+            input, self.weight, self.bias, self.eps, self.world
+        )
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        self.num_batches_tracked += 1
+        unbiased = variance * (count / (count - 1).clamp_min(1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)  # type: ignore[arg-type]
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)  # type: ignore[arg-type]
+        return output  # type: ignore[no-any-return]
+
+
+class _Normalise(torch.autograd.Function):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over a batch that lies on several ranks."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, eps: float, world: Group
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The output like x; mean, variance (channels,) and samples a channel () in float64."""
+        mean, variance, count = _statistics(x, world)
+        inverse = (variance + eps).rsqrt()
+        scale = weight * inverse
+        output = _per_channel(x, scale, bias - mean * scale)
+        ctx.save_for_backward(x, weight, mean, inverse, count)
+        ctx.world = world  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(mean, variance, count)
+        return output, mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse, count = ctx.saved_tensors
+        scale = weight * inverse
+        axes = [0, *range(2, x.ndim)]
+        to_bias = gradient.sum(axes, dtype=torch.float64)
+        to_weight = (gradient * x).sum(axes, dtype=torch.float64)
+        to_weight = (to_weight - mean * to_bias) * inverse
+        shift, slope = ctx.world.all_reduce_(torch.stack([to_bias, to_weight])) / count
+        # scale * (gradient - shift - slope * normalised x), as one multiple of x and one constant
+        slope = -scale * slope * inverse
+        to_x = _per_channel(gradient, scale, -scale * shift - slope * mean)
+        to_x += _per_channel(x, slope, torch.zeros_like(slope))
+        return to_x, to_weight.to(weight.dtype), to_bias.to(weight.dtype), None, None
+
+
+def _statistics(x: Tensor, world: Group) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance of each channel and the samples of one, over all ranks, in float64."""
+    axes = [0, *range(2, x.ndim)]
+    channels = x.shape[1]
+    sums = torch.zeros(2 * channels + 1, dtype=torch.float64, device=x.device)
+    if x.numel():
+        variance, mean = torch.var_mean(
+            x.float() if x.dtype.itemsize < 4 else x, axes, correction=0
+        )
+        sums[-1] = x.numel() // channels
+        sums[:channels] = sums[-1] * mean
+        sums[channels:-1] = sums[-1] * (variance.double() + mean.double().square())
+    world.all_reduce_(sums)
+    mean, square = (sums[:-1] / sums[-1]).view(2, channels)
+    return mean, (square - mean.square()).clamp_min(0.0), sums[-1]
+
+
+def _per_channel(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`x * scale + shift`, (channels,) of each; computed in float32 or better, as x in the end."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    shape = (-1, *(1,) * (x.ndim - 2))
+    scale, shift = scale.to(dtype).view(shape), shift.to(dtype).view(shape)
+    return torch.addcmul(shift, x.to(dtype), scale).to(x.dtype)

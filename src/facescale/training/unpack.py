@@ -1,0 +1,58 @@
+"""A checkpoint as plain files: the backbone, and the class centres in pieces."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from facescale import backbones
+from facescale.training import tensors
+from facescale.training.checkpoint import checkpoints, read_numbers
+from facescale.training.weights import save_backbone
+
+ROWS = 100_000
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint at `path`, or the last one of the run at `path`.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if (path / "run.json").is_file():
+        return path
+    saved = checkpoints(path / "checkpoints")
+    if not saved:
+        raise FileNotFoundError(f"{path} is neither a checkpoint nor a run that has one")
+    return saved[-1]
+
+
+def unpack_backbone(checkpoint: Path, output: Path) -> Path:
+    """Write `output/model.safetensors`, from which `load_backbone` makes the network again."""
+    backbone = backbones.build(**read_numbers(checkpoint)["backbone"])
+    tensors.read_backbone_(checkpoint, backbone)
+    path = output / "model.safetensors"
+    save_backbone(path, backbone)
+    return path
+
+
+def unpack_centres(checkpoint: Path, output: Path, rows: int = ROWS) -> Iterator[Path]:
+    """Write the class centres, `rows` classes a file; yields each path when it is written.
+
+    `centres-00001-of-00004.safetensors` holds "centres" (k, dim), not normalised, and says in its
+    metadata which class is its first. No more than two pieces are in memory at a time.
+
+    Raises:
+        ValueError: `rows` is below 1.
+    """
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")
+    num_classes = tensors.centres_shape(checkpoint)[0]
+    starts = range(0, num_classes, rows)
+    for number, start in enumerate(starts, 1):
+        classes = range(start, min(start + rows, num_classes))
+        weight = tensors.read_centres(checkpoint, classes)[:, 0].contiguous()
+        path = output / f"centres-{number:05d}-of-{len(starts):05d}.safetensors"
+        metadata = {"first_class": str(start), "num_classes": str(num_classes)}
+        save_file({"centres": weight}, path, metadata=metadata)
+        yield path
