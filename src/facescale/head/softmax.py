@@ -53,7 +53,8 @@ class Step:
     blocks: list[Block]
     logits_budget: int
     """Bytes of logits that may be kept for the backward pass; others are computed again."""
-    kept: list[Tensor | None] = field(default_factory=list)
+    kept: list[tuple[Tensor, Tensor] | None] = field(default_factory=list)
+    """What `logits_of` gave for each block, or None."""
     own_cosine: Tensor = field(init=False)
     """Cosine of each sample to its own class where that is in this shard; (B,)."""
     log_sum: Tensor = field(init=False)
@@ -66,22 +67,20 @@ class Step:
         return slice(first, first + self.counts[self.shard.rank])
 
 
-def logits_of(step: Step, block: Block) -> Tensor:
-    """Scaled logits of a block after the margin; (rows, B). Notes the own cosines on the way."""
+def logits_of(step: Step, block: Block) -> tuple[Tensor, Tensor]:
+    """Scaled logits of a block after the margin, (rows, B), and 1 / length of its centres, (rows,).
+
+    Notes the own cosines on the way.
+    """
     weight = step.centres.weight(block.rows)
-    inverse_norm = _inverse_norm(weight)
+    square = torch.linalg.vecdot(weight, weight)
+    inverse_norm = square.clamp_min(SMALLEST_NORM**2).rsqrt()
     # Rows first: a tall block times a narrow batch runs at the machine's full rate.
     cosine = (weight @ step.batch.T).mul_(inverse_norm[:, None])
     own = cosine[block.own_row, block.own_sample]
     step.own_cosine[block.own_sample] = own
     cosine[block.own_row, block.own_sample] = step.margin(own)
-    return cosine.mul_(step.scale)
-
-
-def _inverse_norm(weight: Tensor) -> Tensor:
-    """1 / length of each centre, (rows,)."""
-    square: Tensor = torch.linalg.vecdot(weight, weight)
-    return square.clamp_min(SMALLEST_NORM**2).rsqrt()
+    return cosine.mul_(step.scale), inverse_norm
 
 
 def forward(step: Step) -> Tensor:
@@ -92,11 +91,11 @@ def forward(step: Step) -> Tensor:
     step.own_cosine = step.batch.new_zeros(samples)
     budget = step.logits_budget
     for block in step.blocks:
-        logits = logits_of(step, block)
+        logits, inverse_norm = logits_of(step, block)
         log_sum = torch.logaddexp(log_sum, torch.logsumexp(logits, dim=0))
         own_logit[block.own_sample] = logits[block.own_row, block.own_sample]
         budget -= logits.nbytes
-        step.kept.append(logits if budget >= 0 else None)
+        step.kept.append((logits, inverse_norm) if budget >= 0 else None)
     step.log_sum, own_logit = combine(step, log_sum, own_logit)
     return step.log_sum - own_logit
 
@@ -127,8 +126,8 @@ def backward(step: Step, grad_loss: Tensor) -> Tensor:
     factor = grad_loss * (step.scale / step.global_batch)
     slope = step.margin.slope(step.own_cosine)
     for index, block in enumerate(step.blocks):
-        logits, step.kept[index] = step.kept[index], None
-        logits = logits_of(step, block) if logits is None else logits
+        kept, step.kept[index] = step.kept[index], None
+        logits, inverse_norm = logits_of(step, block) if kept is None else kept
         to_cosine = _softmax_minus_one_hot(step, block, logits)
         to_cosine[block.own_row, block.own_sample] *= slope[block.own_sample]
         to_cosine.mul_(factor)
@@ -136,7 +135,6 @@ def backward(step: Step, grad_loss: Tensor) -> Tensor:
         radial = torch.linalg.vecdot(to_cosine, logits, dim=1) / step.scale
         state = step.centres.read(block.rows)
         weight = state[:, 0]
-        inverse_norm = _inverse_norm(weight)
         to_cosine.mul_(inverse_norm[:, None])
         gradient.addmm_(to_cosine.T, weight)
         if step.lr:
