@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALLED = .venv/installed
 
-.PHONY: setup demo test check fix
+.PHONY: setup demo test check fix faults
 
 setup: $(INSTALLED)
 
@@ -27,3 +27,7 @@ check: setup
 fix: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# Kill, cut and damage a run at thirty random moments; minutes.
+faults: setup
+	FAULTS=30 $(BIN)/pytest -s tests/test_faults.py $(ARGS)

@@ -20,9 +20,8 @@ from facescale.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from facescale.training import TrainState, build, train
+from facescale.training import TrainState, build, train, train_step
 from facescale.training.checkpoint import checkpoints
-from facescale.training.loop import train_step
 from facescale.training.metrics import read_metrics
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.resume import restore_, save

@@ -176,6 +176,8 @@ class TrainConfig:
     """Of the backbone's trunk; neck and head stay in float32. float64 is all of it, for proofs."""
     sync_batchnorm: bool = False
     """BatchNorm over the global batch: what is learnt no longer depends on the ranks."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is not finite does: end the run, or skip the step, counted."""
     channels_last: bool = True
     """Memory layout of images and weights."""
 
@@ -223,6 +225,8 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    timeout_s: float = 600.0
+    """Seconds that a rank waits for the others before it takes them for lost."""
     seed: int = 0
     log_every: int = 10
     """Steps between log lines."""

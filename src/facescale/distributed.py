@@ -5,6 +5,7 @@ above this file asks how many ranks there are.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,23 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 
+@dataclass
+class Traffic:
+    """What the collectives of a group have cost so far, by name: calls, and bytes a rank sent.
+
+    Bytes are those that no algorithm can do without: of n bytes on each of p ranks a sum over all
+    sends 2 n (p - 1) / p, a gather n (p - 1), and a scattered sum n (p - 1) / p.
+    """
+
+    calls: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
+
+    def add_(self, name: str, sent: int) -> None:
+        """Count a call."""
+        self.calls[name] += 1
+        self.sent[name] += sent
+
+
 @dataclass(frozen=True)
 class Group:
     """Some ranks that exchange tensors of one shape; `handle` is None for a group of one."""
@@ -25,10 +43,12 @@ class Group:
     rank: int = 0
     size: int = 1
     handle: dist.ProcessGroup | None = field(default=None, repr=False)
+    traffic: Traffic = field(default_factory=Traffic, repr=False, compare=False)
 
     def all_reduce_(self, tensor: Tensor) -> Tensor:
         """Sum `tensor` over the group, in place."""
         if self.size > 1:
+            self.traffic.add_("all_reduce", 2 * tensor.nbytes * (self.size - 1) // self.size)
             dist.all_reduce(tensor, group=self.handle)
         return tensor
 
@@ -36,6 +56,7 @@ class Group:
         """Stack the ranks' tensors: (...) becomes (size, ...)."""
         if self.size == 1:
             return tensor.unsqueeze(0)
+        self.traffic.add_("all_gather", tensor.nbytes * (self.size - 1))
         gathered = tensor.new_empty((self.size * tensor.shape[0], *tensor.shape[1:]))
         dist.all_gather_single(gathered, tensor.contiguous(), group=self.handle)
         return gathered.view(self.size, *tensor.shape)
@@ -44,15 +65,22 @@ class Group:
         """Sum over the group and keep this rank's part: (size, ...) becomes (...)."""
         if self.size == 1:
             return tensor[0]
+        self.traffic.add_("reduce_scatter", tensor.nbytes * (self.size - 1) // self.size)
         part = torch.empty_like(tensor[0])
         dist.reduce_scatter_single(part, tensor.flatten(0, 1), group=self.handle)
         return part
 
-    def broadcast_(self, tensor: Tensor) -> Tensor:
-        """Give every rank the tensor of the group's first rank, in place."""
-        if self.size > 1:
-            dist.broadcast(tensor, group=self.handle, group_src=0)
-        return tensor
+    def sum_bucket(
+        self,
+        bucket: dist.GradBucket,  # type: ignore[name-defined]
+    ) -> torch.futures.Future[Tensor]:
+        """Sum a bucket of DDP's gradients; its own rule is the mean, but our loss is a sum."""
+        gradients: Tensor = bucket.buffer()
+        self.traffic.add_("bucket", 2 * gradients.nbytes * (self.size - 1) // self.size)
+        work = dist.all_reduce(gradients, group=self.handle, async_op=True)
+        assert work is not None
+        summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+        return summed
 
     def gather_rows(self, rows: Tensor) -> Tensor:
         """Concatenate the ranks' rows (n_r, ...), as many as each has, in rank order."""
@@ -62,8 +90,16 @@ class Group:
         gathered = self.all_gather(padded)
         return torch.cat([block[:n] for block, n in zip(gathered, counts, strict=True)])
 
+    def gather_texts(self, text: str) -> list[str]:
+        """The ranks' texts, in rank order; not counted, for what is rare."""
+        if self.size == 1:
+            return [text]
+        said = [""] * self.size
+        dist.all_gather_object(said, text, group=self.handle)
+        return said
+
     def barrier(self) -> None:
-        """Wait until every rank of the group is here."""
+        """Wait until every rank of the group is here; not counted."""
         if self.size > 1:
             dist.barrier(group=self.handle)
 
@@ -153,20 +189,22 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
         yield here
+    except RuntimeError as error:
+        if not (launched and _is_lost(error)):
+            raise
+        why = str(error).splitlines()[0]
+        raise ConnectionError(
+            f"the other ranks are gone or out of reach ({why}); --resume goes on from the last "
+            "checkpoint"
+        ) from error
     finally:
         if launched:
             dist.destroy_process_group()
 
 
-def _sum_bucket(
-    handle: dist.ProcessGroup,
-    bucket: dist.GradBucket,  # type: ignore[name-defined]
-) -> torch.futures.Future[Tensor]:
-    """Sum a bucket of gradients. DDP's own rule is the mean, but our loss is a sum over ranks."""
-    work = dist.all_reduce(bucket.buffer(), group=handle, async_op=True)
-    assert work is not None
-    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
-    return summed
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether torch means that another rank does not answer; gloo's errors have no type."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def replicate(module: nn.Module, world: Group) -> nn.Module:
@@ -176,5 +214,5 @@ def replicate(module: nn.Module, world: Group) -> nn.Module:
     copies = DistributedDataParallel(
         module, process_group=world.handle, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
-    copies.register_comm_hook(world.handle, _sum_bucket)
+    copies.register_comm_hook(world, Group.sum_bucket)
     return copies

@@ -15,9 +15,10 @@ import torch
 from facescale.config import Config
 from facescale.distributed import processes
 from facescale.training.console import Console
-from facescale.training.loop import due, report, train_step
-from facescale.training.metrics import Window
+from facescale.training.loop import due, report
+from facescale.training.metrics import Tally, Window
 from facescale.training.state import build
+from facescale.training.step import train_step
 
 OUT_OF_MEMORY = "out of memory"
 _SIGNS = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory")
@@ -55,16 +56,15 @@ def limit_memory(count: int) -> None:
 
 def _train(config: Config, output: Path, device: torch.device) -> None:
     state = build(config, device)
-    loss, window = torch.zeros((), device=device), Window()
+    tally, window = Tally(device, state.world, state.groups()), Window()
     console = Console(output, rank=state.world.rank, step=0, num_steps=state.num_steps)
     with console, state.loader() as loader:
         while state.step < state.num_steps:
-            loss += train_step(state, next(loader))
+            tally.add_(train_step(state, next(loader)))
             window.add(state.global_batch)
             console.advance()
             if due(state, config.log_every):
-                report(state, console, loader, loss, window)
-                loss.zero_()
+                report(state, console, loader, tally, window)
 
 
 def _note_failure(output: Path, error: Exception) -> None:

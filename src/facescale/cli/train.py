@@ -1,5 +1,6 @@
 """`facescale train`: a preset, options over it, a run folder, a last screen."""
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -32,9 +33,11 @@ def layered(chosen: Namespace, given: list[str]) -> list[str]:
 def run(chosen: Namespace) -> None:
     """Train, and show what came of it."""
     config = Config(**{field.name: chosen[field.name] for field in fields(Config)})
-    with processes(config.device):
+    with processes(config.device, config.timeout_s):
         output = Path(agree(str(_output_folder(chosen))))
         summary = train(config, output, resume=chosen.resume)
+        if summary.signal:
+            sys.exit(128 + summary.signal)  # as a shell says it
         if world_group().rank == 0:
             _show_summary(summary)
 

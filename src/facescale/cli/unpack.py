@@ -4,7 +4,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from facescale.training import unpack
+from facescale.distributed import Group
+from facescale.training import checkpoint, unpack
 
 HELP = "turn a checkpoint into model.safetensors, and its class centres into pieces"
 
@@ -19,11 +20,11 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> None:
     """Write the files, and name each."""
-    checkpoint = unpack.find_checkpoint(Path(chosen.checkpoint))
-    run_folder = checkpoint.parent.parent
-    output = run_folder / checkpoint.name if chosen.output is None else Path(chosen.output)
+    folder = checkpoint.find(Path(chosen.checkpoint), Group())
+    run_folder = folder.parent.parent
+    output = run_folder / folder.name if chosen.output is None else Path(chosen.output)
     output.mkdir(parents=True, exist_ok=True)
-    print(unpack.unpack_backbone(checkpoint, output))
+    print(unpack.unpack_backbone(folder, output))
     if chosen.centres:
-        for path in unpack.unpack_centres(checkpoint, output, chosen.rows):
+        for path in unpack.unpack_centres(folder, output, chosen.rows):
             print(path)

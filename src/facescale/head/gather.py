@@ -18,26 +18,30 @@ class RowGather:
         self.group = group
         self.room = 0
 
-    def __call__(self, rows: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    def __call__(
+        self, rows: Tensor, numbers: Tensor, signal: int = 0
+    ) -> tuple[Tensor, Tensor, list[int], int]:
         """Concatenate over the group in rank order.
 
         Args:
             rows: (b, dim) floating; dim may be 0.
-            numbers: (k, b) int64, k whole numbers for each row.
+            numbers: (k, b) int64, k whole numbers for each row, at least 2.
+            signal: One whole number >= 0 of this rank, which travels in the header for nothing.
 
         Returns:
-            (B, dim), (k, B) and the count b of every rank.
+            (B, dim), (k, B), the count b of every rank and the largest signal.
         """
         if self.group.size == 1:
-            return rows, numbers, [len(rows)]
+            return rows, numbers, [len(rows)], signal
         payload = torch.cat([_as_bytes(rows), _as_bytes(numbers.T)], dim=1)
         while True:
             sent = payload.new_zeros(self.room + 1, payload.shape[1])
-            sent[0, :8] = _as_bytes(torch.tensor([[len(rows)]], device=rows.device))
+            sent[0, :16] = _as_bytes(torch.tensor([[len(rows), signal]], device=rows.device))
             kept = payload[: self.room]
             sent[1 : len(kept) + 1] = kept
             gathered = self.group.all_gather(sent)
-            counts = gathered[:, 0, :8].contiguous().view(torch.int64).flatten().tolist()
+            headers = gathered[:, 0, :16].contiguous().view(torch.int64)
+            counts, signals = headers.T.tolist()
             if max(counts) <= self.room:
                 break
             self.room = max(counts)
@@ -48,6 +52,7 @@ class RowGather:
             joined[:, :width].contiguous().view(rows.dtype),
             joined[:, width:].contiguous().view(torch.int64).T,
             counts,
+            max(signals),
         )
 
 

@@ -86,6 +86,10 @@ class MarginHead(nn.Module):
         )
         self.num_steps = 0
         """Steps so far: the key of the next sample. Whoever resumes a run sets it."""
+        self.signal = 0
+        """A whole number >= 0 that this rank wants all to know; it travels with the next batch."""
+        self.heard = 0
+        """The largest `signal` of all ranks in the last forward pass, alike on all of them."""
         self._gather = RowGather(self.mesh.shard)
         self._gather_copies = RowGather(self.mesh.replicate)
 
@@ -134,9 +138,11 @@ class MarginHead(nn.Module):
     def _prepare(self, unit: Tensor, labels: Tensor, lr: float) -> Step | None:
         """Gather the batch, draw the sample, lay out the blocks; None for a batch not finite."""
         finite = unit.isfinite().all(dim=1).long()
-        batch, (group_labels, finite), counts = self._gather(unit, torch.stack([labels, finite]))
-        _, (all_labels, finite), copies = self._gather_copies(
-            unit.new_empty(len(group_labels), 0), torch.stack([group_labels, finite])
+        batch, (group_labels, finite), counts, signal = self._gather(
+            unit, torch.stack([labels, finite]), self.signal
+        )
+        _, (all_labels, finite), copies, self.heard = self._gather_copies(
+            unit.new_empty(len(group_labels), 0), torch.stack([group_labels, finite]), signal
         )
         self._check_labels(all_labels)
         if not bool(finite.all()):

@@ -170,7 +170,9 @@ class MarginSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, unit: Tensor, step: Step) -> Tensor:  # noqa: D102
         ctx.step = step  # type: ignore[attr-defined]
-        return forward(step)[step.mine].sum() / step.global_batch
+        losses = forward(step)
+        share = losses[step.mine].sum() + 0.0 * losses.sum()  # NaN for one rank is NaN for all
+        return share / step.global_batch
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None]:  # noqa: D102

@@ -115,6 +115,14 @@ class Console:
             )
             self._bar.update(self._bar.task_ids[0], figures=figures)
 
+    def warn(self, text: str) -> None:
+        """Something that whoever started the run should know."""
+        if self.rank != 0:
+            return
+        LOG.warning(text)
+        if self._bar is not None:
+            self._bar.console.print(text)
+
     def verified(self, name: str, answer: Verification) -> None:
         """The figures of a verification set, in the words of arcface_torch."""
         if self.rank != 0:

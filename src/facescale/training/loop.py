@@ -3,26 +3,25 @@
 Functions over one `TrainState`. Whoever wants another loop writes it from the same parts.
 """
 
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from facescale.config import Config
-from facescale.data.loader import Batch, Loader
+from facescale.data.loader import Loader
 from facescale.distributed import processes
 from facescale.evaluation.embedding import verify_pairs
 from facescale.evaluation.plots import plot_roc, plot_training
 from facescale.evaluation.verification import Verification
-from facescale.seeding import derive_seed
 from facescale.training.console import Console
-from facescale.training.metrics import Window, peak_memory, read_metrics
+from facescale.training.metrics import Tally, Window, peak_memory, read_metrics, write_whole
 from facescale.training.norms import average_statistics_
 from facescale.training.resume import resume_, save
-from facescale.training.state import AUGMENT, DROPOUT, TrainState, build
+from facescale.training.signals import asked_to_leave
+from facescale.training.state import TrainState, build
+from facescale.training.step import train_step
 from facescale.training.weights import save_backbone
 
 
@@ -36,49 +35,53 @@ class Summary:
     seconds: float
     loss: float
     verifications: dict[str, Verification] = field(default_factory=dict)
+    signal: int = 0
+    """The signal that asked the run to leave before its end; 0 if none did."""
 
 
 def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
     """Train as `config` says and leave everything in the folder `output`.
 
     Under torchrun every rank calls this. With `resume` the run goes on from its last checkpoint,
-    or begins where there is none.
+    or begins where there is none. Asked to leave by SIGTERM or Ctrl-C, it saves first.
 
     Raises:
         FileNotFoundError, ValueError: What the config names is missing or does not fit.
         FloatingPointError: The loss is no longer finite.
+        OSError: A checkpoint could not be written.
     """
-    with processes(config.device) as device:
+    with processes(config.device, config.timeout_s) as device:
         state = build(config, device)
-        if resume:
-            resume_(state, output)
+        notes = resume_(state, output) if resume else []
         if state.world.rank == 0:
             output.mkdir(parents=True, exist_ok=True)
-            (output / "config.yaml").write_text(config.to_yaml())
+            write_whole(output / "config.yaml", config.to_yaml())
         state.world.barrier()
         console = Console(output, rank=state.world.rank, step=state.step, num_steps=state.num_steps)
         with console:
+            for note in notes:
+                console.warn(note)
             return run(state, output, console)
 
 
 def run(state: TrainState, output: Path, console: Console) -> Summary:
     """All steps that are left, and what is due between them."""
-    config, start = state.config, time.perf_counter()
+    start, first_step, leaving = time.perf_counter(), state.step, 0
     verifications: dict[str, Verification] = {}
-    loss = torch.zeros((), device=state.device)
-    window, last_loss, first_step = Window(), float("nan"), state.step
-    with state.loader() as loader:
-        while state.step < state.num_steps:
-            loss += train_step(state, next(loader))
+    tally, window = Tally(state.device, state.world, state.groups()), Window()
+    with state.loader() as loader, asked_to_leave() as asked:
+        while state.step < state.num_steps and not leaving:
+            state.head.signal = asked.signal
+            tally.add_(train_step(state, next(loader)))
             window.add(state.global_batch)
             console.advance()
-            if due(state, config.log_every):
-                last_loss = report(state, console, loader, loss, window)
-                loss.zero_()
+            if due(state, state.config.log_every):
+                report(state, console, loader, tally, window)
             began = time.perf_counter()
-            if due(state, config.evaluation.every):
+            if due(state, state.config.evaluation.every):
                 verifications = evaluate(state, console)
-            if due(state, config.checkpoint.every):
+            leaving = state.head.heard if state.step < state.num_steps else 0
+            if due(state, state.config.checkpoint.every) or leaving:
                 save(state, output)
             window.skip(time.perf_counter() - began)
     summary = Summary(
@@ -86,10 +89,14 @@ def run(state: TrainState, output: Path, console: Console) -> Summary:
         steps=state.step - first_step,
         images=(state.step - first_step) * state.global_batch,
         seconds=time.perf_counter() - start,
-        loss=last_loss,
+        loss=tally.mean,
         verifications=verifications,
+        signal=leaving,
     )
-    if state.world.rank == 0:
+    if leaving:
+        name = signal.Signals(leaving).name
+        console.warn(f"{name}: saved at step {state.step}; --resume goes on from there")
+    elif state.world.rank == 0:
         leave_results(state, output, summary)
     return summary
 
@@ -99,63 +106,14 @@ def due(state: TrainState, every: int | None) -> bool:
     return state.step == state.num_steps or (every is not None and state.step % every == 0)
 
 
-def train_step(state: TrainState, batch: Batch) -> Tensor:
-    """One update of backbone and class centres. Returns this rank's share of the loss, ().
-
-    Every random number comes from (seed, step), so a run that was stopped repeats the same ones.
-    """
-    config, step = state.config, state.step
-    lr = config.optim.lr * state.schedule(step)
-    torch.manual_seed(derive_seed(config.seed, DROPOUT, step, state.world.rank))
-    images = state.augment(
-        batch.images.to(state.device, non_blocking=True),
-        seed=derive_seed(config.seed, AUGMENT),
-        position=batch.position + batch.offset,
-    )
-    labels = batch.labels.to(state.device, non_blocking=True)
-    state.head.margin = state.margin.scaled(min(1.0, (step + 1) / (config.head.margin.warmup or 1)))
-    state.model.train()
-    with state.autocast():
-        embeddings = state.model(images)
-    # The head works in float32 and needs no loss scale; what goes into the trunk does.
-    scale = state.scaler.scale(torch.ones((), device=state.device))
-    embeddings.register_hook(lambda gradient: gradient * scale)
-    loss = state.head(embeddings, labels, lr * config.head.lr_factor)
-    if not state.scaler.is_enabled() and not loss.isfinite():
-        raise FloatingPointError(
-            f"step {step}: the loss is not finite; lower optim.lr (now {lr:g}), or warm it up with "
-            "optim.schedule.warmup. No weight was changed by this step."
-        )
-    loss.backward()
-    apply_gradients(state, lr)
-    state.step += 1
-    state.position += state.global_batch
-    share: Tensor = loss.detach()
-    return share
-
-
-def apply_gradients(state: TrainState, lr: float) -> None:
-    """The backbone's step. All ranks hold the same sums, so all find the same overflow and skip."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
-    state.scaler.unscale_(state.optimizer)
-    if state.config.optim.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(state.backbone.parameters(), state.config.optim.clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.optimizer.zero_grad(set_to_none=True)
-
-
 def report(
-    state: TrainState, console: Console, loader: Loader, loss: Tensor, window: Window
-) -> float:
-    """Say and write down what the last steps were like; returns their mean loss over all ranks."""
-    steps = window.samples // state.global_batch
-    mean = state.world.all_reduce_(loss.clone()).item() / steps
+    state: TrainState, console: Console, loader: Loader, tally: Tally, window: Window
+) -> None:
+    """Say and write down what the last steps were like."""
     row: dict[str, Any] = {
         "step": state.step,
         "epoch": state.position / len(state.dataset),
-        "loss": mean,
+        **tally.close(),
         "lr": state.optimizer.param_groups[0]["lr"],
         "images_per_s": window.close(),
         "wait_s": loader.wait_s,
@@ -163,8 +121,9 @@ def report(
     }
     if state.scaler.is_enabled():
         row["grad_scale"] = state.scaler.get_scale()
+    if state.config.train.nonfinite == "skip":
+        row["skipped"] = state.skipped
     console.log(row)
-    return mean
 
 
 def evaluate(state: TrainState, console: Console) -> dict[str, Verification]:

@@ -1,15 +1,19 @@
 """What a run reports: rates counted over windows, one JSON object a line."""
 
 import json
+import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from facescale.distributed import Group
 
 
 @dataclass
@@ -42,6 +46,45 @@ class Window:
         return rate
 
 
+class Tally:
+    """Mean loss and traffic of the steps since the last report; the loss stays on the device.
+
+    Steps whose loss is not finite, and which therefore changed nothing, are no part of the mean.
+    """
+
+    def __init__(self, device: torch.device, world: Group, groups: Sequence[Group]) -> None:
+        """`groups` are all that a step speaks in; over `world` the loss is summed."""
+        self.mean = math.nan
+        self._world, self._groups = world, groups
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self._steps, self._before = 0, self._traffic()
+
+    def add_(self, share: Tensor) -> None:
+        """Count a step of which this rank has `share` of the loss, ()."""
+        finite = share.isfinite()
+        self._sums += torch.stack([share.where(finite, 0.0), finite.to(share.dtype)])
+        self._steps += 1
+
+    def close(self) -> dict[str, float]:
+        """Mean loss over all ranks, collectives and MiB sent by this rank a step. Begins anew."""
+        calls, sent = (now - then for now, then in zip(self._traffic(), self._before, strict=True))
+        total, steps = self._world.all_reduce_(self._sums).tolist()
+        self.mean = total * self._world.size / steps if steps else math.nan
+        row = {
+            "loss": self.mean,
+            "collectives": calls / max(1, self._steps),
+            "sent_mib": sent / max(1, self._steps) / 2**20,
+        }
+        self._sums.zero_()
+        self._steps, self._before = 0, self._traffic()
+        return row
+
+    def _traffic(self) -> tuple[int, int]:
+        """Collectives and bytes of all groups so far."""
+        traffic = [group.traffic for group in self._groups]
+        return sum(t.calls.total() for t in traffic), sum(t.sent.total() for t in traffic)
+
+
 def peak_memory(device: torch.device) -> int:
     """Most bytes that this rank has held so far: on the device, or on the CPU in all."""
     if device.type == "cuda":  # CUDA only
@@ -56,17 +99,27 @@ class MetricsFile:
     def __init__(self, path: Path, *, after_step: int = 0) -> None:
         """Open for appending; records after step `after_step` are of a run that was broken off."""
         kept = [row for row in read_metrics(path) if row["step"] <= after_step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one record; it has a "step"."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:  # which says that the disk is full, but not where
+            raise OSError(f"{self._file.name}: {error.strerror}") from error
 
     def close(self) -> None:
         """Write no more."""
         self._file.close()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `path` such that it holds, at any moment, the old text or the new."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ Plain BatchNorm normalises with the statistics of a rank's own samples, so what 
 how the global batch is cut. `SyncBatchNorm` takes those of the global batch, on any device.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -38,6 +40,17 @@ def average_statistics_(module: nn.Module, world: Group) -> None:
     Training never reads them, so this changes what is verified and saved, not what is learnt.
     """
     write_statistics_(module, world.all_reduce_(read_statistics(module)) / world.size)
+
+
+@contextmanager
+def averaged_statistics(module: nn.Module, world: Group) -> Iterator[Tensor]:
+    """Average them inside the block; yields this rank's own, (n,), which come back after it."""
+    own = read_statistics(module)
+    average_statistics_(module, world)
+    try:
+        yield own
+    finally:
+        write_statistics_(module, own)
 
 
 def synchronise_norms_(module: nn.Module, world: Group) -> None:

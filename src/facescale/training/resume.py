@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from facescale.distributed import agree
 from facescale.training import checkpoint
 from facescale.training.optim import make_schedule
 from facescale.training.state import TrainState
@@ -12,6 +13,7 @@ def save(state: TrainState, output: Path) -> None:
     numbers = {
         "step": state.step,
         "position": state.position,
+        "skipped": state.skipped,
         "scaler": state.scaler.state_dict(),
     }
     checkpoint.save(
@@ -25,11 +27,29 @@ def save(state: TrainState, output: Path) -> None:
     )
 
 
-def resume_(state: TrainState, output: Path) -> None:
-    """Bring `state` to the last checkpoint in the run's folder; where there is none, it stays."""
-    saved = checkpoint.checkpoints(output / "checkpoints")
-    if saved:
-        restore_(state, saved[-1])
+def resume_(state: TrainState, output: Path) -> list[str]:
+    """Bring `state` to the last whole checkpoint in the run's folder; without any it stays.
+
+    Returns what there is to say about it: a line for each checkpoint that is damaged.
+
+    Raises:
+        ValueError: All checkpoints are damaged.
+    """
+    folder = output / "checkpoints"
+    names = agree(" ".join(path.name for path in checkpoint.checkpoints(folder))).split()
+    damaged: list[str] = []
+    for name in reversed(names):
+        wrong = checkpoint.damage(folder / name, state.world)
+        if wrong is None:
+            restore_(state, folder / name)
+            return [f"{line}; going on from {name}" for line in damaged]
+        damaged.append(f"{folder / name} is damaged: {wrong}")
+    if damaged:
+        raise ValueError(
+            f"no checkpoint is whole: {'; '.join(damaged)}. Bring one back from a copy, or remove "
+            "them to begin anew"
+        )
+    return []
 
 
 def restore_(state: TrainState, path: Path) -> None:
@@ -41,7 +61,7 @@ def restore_(state: TrainState, path: Path) -> None:
     """
     numbers = checkpoint.load(path, state.backbone, state.optimizer, state.head, world=state.world)
     state.step = state.head.num_steps = numbers["step"]
-    state.position = numbers["position"]
+    state.position, state.skipped = numbers["position"], numbers["skipped"]
     state.scaler.load_state_dict(numbers["scaler"])
     other_batch = state.position != state.step * state.global_batch
     if other_batch and state.config.train.steps is None:  # the rest needs another number of steps

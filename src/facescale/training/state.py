@@ -58,11 +58,17 @@ class TrainState:
     """Finished steps. All randomness of the next step is a function of it."""
     position: int = 0
     """Samples of the stream that are used up."""
+    skipped: int = 0
+    """Steps that changed nothing since a loss or gradient was not finite."""
 
     @property
     def epoch(self) -> int:
         """Finished rounds through the images."""
         return self.position // len(self.dataset)
+
+    def groups(self) -> list[Group]:
+        """All groups that a step speaks in, each of which counts its traffic."""
+        return [self.world, self.head.mesh.shard, self.head.mesh.replicate]
 
     def autocast(self) -> torch.autocast:
         """The arithmetic of the backbone's trunk."""

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     MetadataIndex,
@@ -23,6 +24,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import (
     LoadPlan,
     SavePlan,
+    SavePlanner,
     WriteItem,
     WriteItemType,
 )
@@ -30,7 +32,9 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.futures import Future
 
 from facescale.distributed import Mesh
 from facescale.head import MarginHead
@@ -50,15 +54,36 @@ def write(
     """Write all that learns into `folder`. A collective.
 
     `backbone` holds BatchNorm statistics fit for all ranks, `statistics` (n,) are this rank's own.
+
+    Raises:
+        OSError: A rank could not write its part; on every rank alike.
     """
     tensors = _tensors(backbone, optimizer, head) | {"statistics": _by_rank(statistics, head.mesh)}
+    planner = _InPieces(head.centres.table, head.centres.classes.start)
     with _quiet():
-        save(
-            tensors,
-            checkpoint_id=folder,
-            planner=_InPieces(head.centres.table, head.centres.classes.start),
-            no_dist=head.mesh.world.size == 1,
-        )
+        try:
+            save(
+                tensors,
+                storage_writer=_Writer(folder),
+                planner=planner,
+                no_dist=head.mesh.world.size == 1,
+            )
+        except CheckpointException as error:
+            _, (cause, _) = min(error.failures.items())
+            raise OSError(str(cause)) from error
+
+
+class _Writer(FileSystemWriter):
+    """Says why a rank could not write: torch hides the system's words from the other ranks."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            root: BaseException = error
+            while (deeper := root.__cause__ or root.__context__) is not None:
+                root = deeper
+            raise OSError(f"{root} (rank {self.rank or 0})") from error
 
 
 def read(
@@ -89,12 +114,19 @@ def read(
         write_statistics_(backbone, statistics)
 
 
-def read_backbone_(folder: Path, backbone: nn.Module) -> None:
-    """Fill the backbone alone, in one process."""
+def read_backbone_(
+    folder: Path, backbone: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Fill the backbone, and the optimizer if given, but no class centres. Each rank by itself."""
     with _quiet():
-        tensors = {"backbone": backbone.state_dict()}
-        load(tensors, checkpoint_id=folder, no_dist=True)
-        backbone.load_state_dict(tensors["backbone"])
+        if optimizer is None:
+            tensors = {"backbone": backbone.state_dict()}
+            load(tensors, checkpoint_id=folder, no_dist=True)
+            backbone.load_state_dict(tensors["backbone"])
+            return
+        model, optim = get_state_dict(backbone, optimizer)
+        load({"backbone": model, "optimizer": optim}, checkpoint_id=folder, no_dist=True)
+        set_state_dict(backbone, optimizer, model_state_dict=model, optim_state_dict=optim)
 
 
 def centres_shape(folder: Path) -> torch.Size:

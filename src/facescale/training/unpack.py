@@ -7,24 +7,10 @@ from safetensors.torch import save_file
 
 from facescale import backbones
 from facescale.training import tensors
-from facescale.training.checkpoint import checkpoints, read_numbers
+from facescale.training.checkpoint import read_numbers
 from facescale.training.weights import save_backbone
 
 ROWS = 100_000
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint at `path`, or the last one of the run at `path`.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    if (path / "run.json").is_file():
-        return path
-    saved = checkpoints(path / "checkpoints")
-    if not saved:
-        raise FileNotFoundError(f"{path} is neither a checkpoint nor a run that has one")
-    return saved[-1]
 
 
 def unpack_backbone(checkpoint: Path, output: Path) -> Path:

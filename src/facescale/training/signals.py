@@ -1,0 +1,47 @@
+"""SIGTERM and Ctrl-C: asked to leave, a run saves first."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+IMPATIENCE_S = 2.0
+"""A second Ctrl-C after so long leaves at once; before, torchrun's copy of the first may come."""
+
+
+@dataclass
+class Asked:
+    """Whether this rank has been asked to leave: the number of the signal, or 0."""
+
+    signal: int = 0
+    since: float = 0.0
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        """Note a signal."""
+        now = time.monotonic()
+        if self.signal and number == signal.SIGINT and now - self.since > IMPATIENCE_S:
+            raise KeyboardInterrupt
+        if not self.signal:
+            self.signal, self.since = number, now
+
+
+@contextmanager
+def asked_to_leave() -> Iterator[Asked]:
+    """Listen for the signals inside the block; what they did before holds again after it.
+
+    Python hears signals in its main thread alone; in another one there is nothing to listen for.
+    """
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.signal(number, asked) for number in SIGNALS}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

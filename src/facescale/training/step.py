@@ -1,0 +1,62 @@
+"""A training step: forward, backward, and the update of backbone and class centres."""
+
+import torch
+from torch import Tensor
+
+from facescale.data.loader import Batch
+from facescale.seeding import derive_seed
+from facescale.training.finite import refuse
+from facescale.training.norms import read_statistics, write_statistics_
+from facescale.training.state import AUGMENT, DROPOUT, TrainState
+
+
+def train_step(state: TrainState, batch: Batch) -> Tensor:
+    """One update of backbone and class centres. Returns this rank's share of the loss, ().
+
+    Every random number comes from (seed, step), so a run that was stopped repeats the same ones.
+    """
+    config, step = state.config, state.step
+    lr = config.optim.lr * state.schedule(step)
+    torch.manual_seed(derive_seed(config.seed, DROPOUT, step, state.world.rank))
+    images = state.augment(
+        batch.images.to(state.device, non_blocking=True),
+        seed=derive_seed(config.seed, AUGMENT),
+        position=batch.position + batch.offset,
+    )
+    labels = batch.labels.to(state.device, non_blocking=True)
+    state.head.margin = state.margin.scaled(min(1.0, (step + 1) / (config.head.margin.warmup or 1)))
+    statistics = read_statistics(state.backbone)
+    state.model.train()
+    with state.autocast():
+        embeddings = state.model(images)
+    # The head works in float32 and needs no loss scale; what goes into the trunk does.
+    scale = state.scaler.scale(torch.ones((), device=state.device))
+    embeddings.register_hook(lambda gradient: gradient * scale)
+    loss = state.head(embeddings, labels, lr * config.head.lr_factor)
+    if state.scaler.is_enabled() or loss.isfinite():
+        loss.backward()
+        apply_gradients(state, batch, lr)
+    else:
+        write_statistics_(state.backbone, statistics)
+        refuse(state, batch, "loss", "No weight was changed by this step.")
+    state.step += 1
+    state.position += state.global_batch
+    share: Tensor = loss.detach()
+    return share
+
+
+def apply_gradients(state: TrainState, batch: Batch, lr: float) -> None:
+    """The backbone's step. All ranks hold the same sums, so all find the same overflow and skip."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.scaler.unscale_(state.optimizer)
+    learning = [p for p in state.backbone.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
+    if state.scaler.is_enabled() or norm.isfinite():
+        if state.config.optim.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(learning, state.config.optim.clip_norm, norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+    else:
+        refuse(state, batch, "gradient", "The backbone was not changed, the class centres were.")
+    state.optimizer.zero_grad(set_to_none=True)
