@@ -189,6 +189,28 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """What a new run takes over from an earlier one: its people may be others."""
+
+    checkpoint: str | None = None
+    """Begin with backbone, optimizer and class centres of this checkpoint, or run's last one."""
+    classes: str | None = None
+    """File with a line for each class of the data: the label it had there, or `new`."""
+    names: list[str] = field(default_factory=list)
+    """In its place two files of names, a line a class: of the checkpoint, of the data."""
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.names) in (0, 2),
+            f"start.names takes two files, the old names and the new ones, got {self.names}",
+        )
+        _require(
+            self.checkpoint is not None or not (self.classes or self.names),
+            "start.classes and start.names need start.checkpoint",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """Verification while training and at its end."""
 
@@ -222,6 +244,7 @@ class Config:
     head: HeadConfig = field(default_factory=HeadConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"

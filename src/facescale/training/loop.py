@@ -20,6 +20,7 @@ from facescale.training.metrics import Tally, Window, peak_memory, read_metrics,
 from facescale.training.norms import average_statistics_
 from facescale.training.resume import resume_, save
 from facescale.training.signals import asked_to_leave
+from facescale.training.start import begin_from_
 from facescale.training.state import TrainState, build
 from facescale.training.step import train_step
 from facescale.training.weights import save_backbone
@@ -53,6 +54,8 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
     with processes(config.device, config.timeout_s) as device:
         state = build(config, device)
         notes = resume_(state, output) if resume else []
+        if state.step == 0 and config.start.checkpoint is not None:
+            begin_from_(state, config.start)
         if state.world.rank == 0:
             output.mkdir(parents=True, exist_ok=True)
             write_whole(output / "config.yaml", config.to_yaml())

@@ -1,0 +1,96 @@
+"""A new run that begins from another one's checkpoint, maybe with other people."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from facescale.config import StartConfig
+from facescale.head.centres import ClassCentres
+from facescale.training import checkpoint, tensors
+from facescale.training.state import TrainState
+
+NEW = -1
+"""In place of an old label: a class that was not there."""
+
+
+def begin_from_(state: TrainState, start: StartConfig) -> None:
+    """Take over backbone, optimizer and class centres of a checkpoint; the steps begin at 0.
+
+    Whoever is in both lists of people keeps weight and momentum, others begin at random.
+
+    Raises:
+        FileNotFoundError, ValueError: A file is missing, damaged, or does not fit.
+    """
+    assert start.checkpoint is not None
+    path = checkpoint.find(Path(start.checkpoint), state.world)
+    theirs = checkpoint.read_numbers(path)["backbone"]
+    if theirs != state.backbone.spec:
+        raise ValueError(
+            f"{path}: its backbone is {theirs}, but this run's is {state.backbone.spec}; "
+            "choose the same one"
+        )
+    old_labels = _old_labels(start, tensors.centres_shape(path)[0], state.head.num_classes)
+    tensors.read_backbone_(path, state.backbone, state.optimizer)
+    take_over_(state.head.centres, path, old_labels)
+
+
+def take_over_(centres: ClassCentres, path: Path, old_labels: Tensor) -> None:
+    """Fill this rank's rows from a checkpoint, of which it holds one piece at a time.
+
+    `old_labels` (num_classes,) says where each class was, or `NEW`.
+    """
+    mine = old_labels[centres.classes.start : centres.classes.stop]
+    num_old = tensors.centres_shape(path)[0]
+    for first in range(0, num_old, tensors.PIECE_ROWS):
+        piece = range(first, min(first + tensors.PIECE_ROWS, num_old))
+        here = ((mine >= piece.start) & (mine < piece.stop)).nonzero().flatten()
+        if len(here):
+            rows = tensors.read_centres(path, piece)[mine[here] - first]
+            centres.table[here.to(centres.table.device)] = rows.to(centres.table)
+
+
+def _old_labels(start: StartConfig, num_old: int, num_new: int) -> Tensor:
+    """Where each of the new classes was, (num_new,)."""
+    if start.classes is not None:
+        labels = _read_labels(Path(start.classes), num_old)
+        source = start.classes
+    elif start.names:
+        old_file, source = start.names
+        old = {name: label for label, name in enumerate(_lines(Path(old_file)))}
+        if len(old) != num_old:
+            raise ValueError(f"{old_file} names {len(old)} people, the checkpoint has {num_old}")
+        labels = [old.get(name, NEW) for name in _lines(Path(source))]
+    elif num_old == num_new:
+        return torch.arange(num_new)
+    else:
+        raise ValueError(
+            f"the checkpoint has {num_old} classes and the data {num_new}; say who is who with "
+            "start.classes or start.names"
+        )
+    if len(labels) != num_new:
+        raise ValueError(f"{source} has {len(labels)} lines, but the data has {num_new} classes")
+    kept = [label for label in labels if label != NEW]
+    if len(kept) != len(set(kept)):
+        twice = next(label for label in kept if kept.count(label) > 1)
+        raise ValueError(f"{source}: old class {twice} is taken by two new ones; keep one of them")
+    return torch.tensor(labels)
+
+
+def _read_labels(path: Path, num_old: int) -> list[int]:
+    labels = []
+    for number, line in enumerate(_lines(path), 1):
+        label = NEW if line == "new" else int(line) if line.isdecimal() else num_old
+        if label >= num_old:
+            raise ValueError(
+                f"{path}, line {number}: {line!r} is neither `new` nor one of the labels 0 to "
+                f"{num_old - 1} that the checkpoint has"
+            )
+        labels.append(label)
+    return labels
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; it has a line for each class, in order")
+    return [line.strip() for line in path.read_text().splitlines()]
