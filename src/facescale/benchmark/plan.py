@@ -99,6 +99,8 @@ class Planner:
         )
         in_head = head.logits + head.temporaries
         going_back = backbone.peak - backbone.activations
+        if self.devices > 1:  # gradients go to DDP's buckets, which are counted as communication
+            going_back -= backbone.gradients
         parts = {
             "weights": backbone.weights,
             "optimiser": backbone.optimiser,
@@ -144,7 +146,7 @@ class Planner:
         if self.devices == 1:
             return 0
         gathered = 4 * group_batch * 4 * backbone.embedding_dim  # payload, parts, sum, its share
-        return backbone.gradients + 2 * BUCKET + gathered
+        return backbone.gradients + min(2 * BUCKET, backbone.gradients) + gathered
 
     def _overhead(self, backbone: BackboneCost, batch: int) -> dict[str, int]:
         """What is no tensor of the step."""
