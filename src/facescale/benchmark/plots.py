@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from facescale.benchmark.tables import Series
+from facescale.benchmark.tables import PUBLISHED, THIS, Series
 from facescale.evaluation.plots import COLOURS, GREY, STYLE, WIDTH
 
 _COMPARABLE = 20.0  # rates within this factor share an axis; bars of others would be invisible
@@ -20,7 +20,7 @@ def plot_throughput(title: str, series: Sequence[Series]) -> str:
     ours = [one for one in series if not one.is_published]
     others = [one for one in series if one.is_published]
     panels = [list(series)] if _comparable(series) else [ours, others]
-    colour = {one.name: COLOURS[place % len(COLOURS)] for place, one in enumerate(series)}
+    colour = _colours(series)
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
         widths = [1.0] * len(panels) + [1.0]
@@ -41,6 +41,13 @@ def plot_throughput(title: str, series: Sequence[Series]) -> str:
             handles.values(), labels, loc="outside lower center", ncols=min(4, len(labels))
         )
         return _svg(figure, title)
+
+
+def _colours(series: Sequence[Series]) -> dict[str, str]:
+    """A colour a system, the same in every plot: ours, the report's two, then any others."""
+    known = [THIS, f"{PUBLISHED}OneFlow", f"{PUBLISHED}MXNet"]
+    names = known + [one.name for one in series if one.name not in known]
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
 
 
 def _comparable(series: Sequence[Series]) -> bool:
@@ -100,7 +107,9 @@ def plot_against_identities(title: str, ylabel: str, lines: Mapping[str, Points]
         for place, (name, points) in enumerate(lines.items()):
             marker = markers[place % len(markers)]
             axes.plot(*zip(*sorted(points), strict=True), marker=marker, markersize=5, label=name)
+        axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_formatter(NullFormatter())
         figure.legend(loc="outside lower center", ncols=2)
