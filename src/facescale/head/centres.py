@@ -82,16 +82,14 @@ class ClassCentres(nn.Module):
         gradient: Tensor,
         lr: float,
         momentum: float,
-        weight_decay: float,
     ) -> None:
         """One step of SGD with momentum on exactly these rows: torch.optim.SGD's rule, row by row.
 
-        `state` is what `read(rows)` gave; it is changed in place. Rows that are not named keep
-        weight and momentum to the bit, decay included.
+        `state` is what `read(rows)` gave; it is changed in place. `gradient` (k, dim) has the
+        weight decay in it. Rows that are not named keep weight and momentum to the bit.
         """
         weight, velocity = state.unbind(1)
         torch.add(gradient, velocity, alpha=momentum, out=velocity)
-        velocity.add_(weight, alpha=weight_decay)
         weight.add_(velocity, alpha=-lr)
         if isinstance(rows, Tensor):
             self.table[rows] = state

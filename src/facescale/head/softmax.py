@@ -73,8 +73,7 @@ def logits_of(step: Step, block: Block) -> tuple[Tensor, Tensor]:
     Notes the own cosines on the way.
     """
     weight = step.centres.weight(block.rows)
-    square = torch.linalg.vecdot(weight, weight)
-    inverse_norm = square.clamp_min(SMALLEST_NORM**2).rsqrt()
+    inverse_norm = torch.linalg.vector_norm(weight, dim=1).clamp_min(SMALLEST_NORM).reciprocal()
     # Rows first: a tall block times a narrow batch runs at the machine's full rate.
     cosine = (weight @ step.batch.T).mul_(inverse_norm[:, None])
     own = cosine[block.own_row, block.own_sample]
@@ -139,12 +138,12 @@ def backward(step: Step, grad_loss: Tensor) -> Tensor:
         gradient.addmm_(to_cosine.T, weight)
         if step.lr:
             to_weight = to_cosine @ step.batch
-            # Only what turns a centre counts: its length does not change a cosine.
-            to_weight.addcmul_((radial * inverse_norm.square())[:, None], weight, value=-1.0)
+            # Only what turns a centre counts: its length does not change a cosine. And of the
+            # weight decay each copy brings its share, since gradients are summed.
+            along = step.weight_decay / step.replicate.size - radial * inverse_norm.square()
+            to_weight.addcmul_(along[:, None], weight)
             step.replicate.all_reduce_(to_weight)
-            step.centres.update_(
-                block.rows, state, to_weight, step.lr, step.momentum, step.weight_decay
-            )
+            step.centres.update_(block.rows, state, to_weight, step.lr, step.momentum)
     return _own_part(step, gradient)
 
 
