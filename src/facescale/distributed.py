@@ -79,7 +79,12 @@ class Group:
         self.traffic.add_("bucket", 2 * gradients.nbytes * (self.size - 1) // self.size)
         work = dist.all_reduce(gradients, group=self.handle, async_op=True)
         assert work is not None
-        summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+
+        def buffer(done: torch.futures.Future[list[Tensor]]) -> Tensor:
+            done.value()  # raises what went wrong
+            return gradients
+
+        summed: torch.futures.Future[Tensor] = work.get_future().then(buffer)
         return summed
 
     def gather_rows(self, rows: Tensor) -> Tensor:
