@@ -60,12 +60,12 @@ def procedure(settings: dict[str, Any]) -> list[str]:
     """How the figures were taken, in sentences; what was less than the report's is said."""
     data = settings["data"]
     sentences = [
-        f"{settings['runs']} runs of a case, {settings['pause_s']:g} s apart, of "
-        f"{settings['iterations']} iterations each. The rate of a run is the mean of the rates "
+        f"Of each case {counted(settings['runs'], 'run')} of {settings['iterations']} iterations, "
+        f"{settings['pause_s']:g} s apart. The rate of a run is the mean of the rates "
         f"logged over its last {settings['counted']} iterations; what came before is warm-up. "
         "The figure is the median of the runs.",
         "Each run is a process of its own under torchrun; on the CPU a device is a rank of "
-        f"{settings['threads']} thread(s).",
+        f"{counted(settings['threads'], 'thread')}.",
         "Data: "
         + "; ".join(
             f"{name} {'from ' + data[name] if name in data else 'synthetic, noise with labels'}"
@@ -74,8 +74,8 @@ def procedure(settings: dict[str, Any]) -> list[str]:
         + ". The numbers of identities are the true ones.",
     ]
     reduced = [
-        f"{settings[name]} {word} in place of {usual}"
-        for name, word, usual in (("runs", "runs", 5), ("iterations", "iterations", 150))
+        f"{counted(settings[name], word)} in place of {usual}"
+        for name, word, usual in (("runs", "run", 5), ("iterations", "iteration", 150))
         if settings[name] != usual
     ]
     if settings["batch"] is not None:
@@ -83,6 +83,11 @@ def procedure(settings: dict[str, Any]) -> list[str]:
     if reduced:
         sentences.append(f"Less than in the report: {', '.join(reduced)}.")
     return sentences
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 run`, `5 runs`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _figures(record: Record) -> list[tuple[str, str]]:
