@@ -189,10 +189,10 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
         here = torch.device(device, int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(here)
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
-    if launched:
-        backend = "nccl" if here.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
+        if launched:
+            backend = "nccl" if here.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
         yield here
     except RuntimeError as error:
         if not (launched and _is_lost(error)):
@@ -203,7 +203,7 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
             "checkpoint"
         ) from error
     finally:
-        if launched:
+        if launched and dist.is_initialized():
             dist.destroy_process_group()
 
 
