@@ -16,10 +16,10 @@ from facescale.distributed import shard_range
 KERNELS = 27 << 20
 """Code of torch that the first step loads, on the CPU; measured with torch 2.13."""
 HOLES_ACTIVATIONS, HOLES_GRADIENTS = 1 / 3, 1 / 2
-"""Holes in glibc's heap as a share of what was allocated (docs/benchmark.md has the figures).
+"""How far glibc's heap grows beyond the tensors alive, as a share of what was allocated.
 
-A freed tensor leaves a hole into which a tensor of the same size, aligned to 64 bytes, does not
-fit; and freed memory stays with the process (`allocator.py`).
+A fit, not an explanation (docs/benchmark.md has the figures); freed memory stays with the process
+(`allocator.py`).
 """
 CUDA_CONTEXT = 512 << 20
 """What a CUDA process takes of the card before the first tensor. Not measured here."""
