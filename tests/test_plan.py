@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from facescale.benchmark.costs import head_cost
+from facescale.benchmark.costs import backbone_cost, head_cost
 from facescale.benchmark.ledger import Ledger
 from facescale.benchmark.plan import Plan, Planner
 from facescale.benchmark.process import run_trial_process, trial_command
@@ -107,6 +107,13 @@ def test_shards_divide_the_centres_and_copies_do_not(y1: Planner) -> None:
     assert [planner.rows(80_001) for planner in (y1, eight, copies)] == [80_001, 10_001, 80_001]
     with pytest.raises(ValueError, match=r"head\.shards is 3, but must divide"):
         replace(eight, config=replace(y1.config, head=HeadConfig(shards=3)))
+
+
+def test_small_images_need_a_quarter_of_the_activations() -> None:
+    large = config_of("y1", 8)
+    small = replace(large, backbone=replace(large.backbone, image_size=56))
+    at_large, at_small = (backbone_cost(config, 8).activations for config in (large, small))
+    assert at_small < 0.35 * at_large
 
 
 def test_the_plan_is_printed_beside_what_others_found(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,23 +1,20 @@
 """What a training step costs in memory, taken from the real modules on small or fake tensors."""
 
-import inspect
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from facescale import backbones
 from facescale.backbones.backbone import IMAGE_SHAPE
 from facescale.benchmark.ledger import Ledger
-from facescale.config import BackboneConfig, Config
+from facescale.config import Config
 from facescale.head import MarginHead
-from facescale.head.margin_head import BLOCK_ROWS
+from facescale.head.margin_head import LOGITS_BUDGET, block_rows
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import make_optimizer
-from facescale.training.state import PRECISIONS
+from facescale.training.state import make_backbone, trunk_autocast
 
-LOGITS_BUDGET: int = inspect.signature(MarginHead).parameters["logits_budget"].default
 _PROBED = (128, 256)  # rows of one block, and samples: the cost is linear in either
 
 
@@ -41,14 +38,13 @@ def backbone_cost(config: Config, batch: int) -> BackboneCost:
     """Walk one step of the backbone on fake tensors, which have shapes but no memory."""
     fake = FakeTensorMode()
     with fake:
-        backbone = _build(config.backbone)
+        backbone = make_backbone(config.backbone)
         model = MicroBatches(backbone, config.train.micro_batch).train()
         optimizer = make_optimizer(backbone, config.optim)
-    dtype = PRECISIONS[config.train.precision]
     with fake, Ledger() as ledger:
         # Not channels_last: the bytes are the same, and no PReLU walks it block by block.
         images = torch.empty((batch, *IMAGE_SHAPE), dtype=torch.uint8)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with trunk_autocast("cpu", config.train.precision):
             embeddings = model(images)
         activations = ledger.live
         embeddings.backward(torch.empty_like(embeddings))
@@ -63,12 +59,6 @@ def backbone_cost(config: Config, batch: int) -> BackboneCost:
         gradients=_num_bytes(*parameters),
         activations=activations,
         peak=peak,
-    )
-
-
-def _build(chosen: BackboneConfig) -> backbones.Backbone:
-    return backbones.build(
-        chosen.name, chosen.embedding_dim, chosen.neck, chosen.family, chosen.dropout
     )
 
 
@@ -96,7 +86,7 @@ def head_cost(
     The real head walks two small blocks on the CPU; the rest is a straight line in the rows.
     """
     drawn = min(rows, max(1, int(sample_rate * rows), min(batch, rows) if sample_rate < 1 else 1))
-    block = min(drawn, BLOCK_ROWS.get(device_type, max(BLOCK_ROWS.values())))
+    block = min(drawn, block_rows(device_type))
     kept = min(drawn, LOGITS_BUDGET // (4 * batch))
     draw = _DRAW_BYTES * drawn if sample_rate < 1 else 0
     walk = _block_bytes(block, sample_rate < 1, dim, batch)

@@ -18,7 +18,13 @@ BLOCK_ROWS = {
     "cpu": 1024,
     "cuda": 65536,
 }  # 2 MB of float32 rows stay in a core's cache; CUDA unproven
+LOGITS_BUDGET = 256 << 20  # bytes
 SAMPLING = 1  # key that keeps the draws apart from the start values
+
+
+def block_rows(device_type: str) -> int:
+    """Rows of a block on a device of this type."""
+    return BLOCK_ROWS.get(device_type, max(BLOCK_ROWS.values()))
 
 
 class MarginHead(nn.Module):
@@ -65,7 +71,7 @@ class MarginHead(nn.Module):
         weight_decay: float = 5e-4,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        logits_budget: int = 256 << 20,
+        logits_budget: int = LOGITS_BUDGET,
     ) -> None:
         super().__init__()
         if num_classes < 1:
@@ -181,7 +187,7 @@ class MarginHead(nn.Module):
             own = torch.where(here, torch.searchsorted(rows, own), -1)
             num_rows = len(rows)
         own, sample = own.sort()
-        width = BLOCK_ROWS.get(own.device.type, max(BLOCK_ROWS.values()))
+        width = block_rows(own.device.type)
         starts = [*range(0, num_rows, width), num_rows]
         cuts = torch.searchsorted(own, torch.tensor(starts, device=own.device)).tolist()
         return [

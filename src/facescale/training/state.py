@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from facescale import backbones
-from facescale.config import Config, TrainConfig
+from facescale.config import BackboneConfig, Config, TrainConfig
 from facescale.data.att import att_pairs
 from facescale.data.dataset import Dataset, open_dataset
 from facescale.data.loader import Loader
@@ -72,8 +72,7 @@ class TrainState:
 
     def autocast(self) -> torch.autocast:
         """The arithmetic of the backbone's trunk."""
-        dtype = PRECISIONS[self.config.train.precision]
-        return torch.autocast(self.device.type, dtype, enabled=dtype.itemsize < 4)
+        return trunk_autocast(self.device.type, self.config.train.precision)
 
     def loader(self) -> Loader:
         """The batches from here on."""
@@ -100,7 +99,7 @@ def build(config: Config, device: torch.device) -> TrainState:
     world = world_group()
     dataset = _open_training_set(config)
     dtype = torch.promote_types(PRECISIONS[config.train.precision], torch.float32)
-    backbone = _build_backbone(config, device).to(dtype)
+    backbone = _place_backbone(config, device).to(dtype)
     if config.train.sync_batchnorm:
         synchronise_norms_(backbone, world)
     margin = _make_margin(config)
@@ -159,19 +158,32 @@ def open_pairs(source: str) -> PairSet:
     return att_pairs() if source == "att" else load_pairs(Path(source))
 
 
-def _build_backbone(config: Config, device: torch.device) -> backbones.Backbone:
-    chosen = config.backbone
-    backbone = backbones.build(
+def trunk_autocast(device_type: str, precision: str) -> torch.autocast:
+    """The arithmetic of a backbone's trunk in `precision`, one of `PRECISIONS`."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device_type, dtype, enabled=dtype.itemsize < 4)
+
+
+def make_backbone(
+    chosen: BackboneConfig, random: torch.Generator | None = None
+) -> backbones.Backbone:
+    """The network that a config describes, with weights drawn from `random`."""
+    return backbones.build(
         chosen.name,
         chosen.embedding_dim,
         chosen.neck,
         chosen.family,
         chosen.dropout,
         chosen.image_size,
-        generator=generator("cpu", config.seed, BACKBONE),
+        generator=random,
     )
-    if chosen.weights is not None:
-        load_weights_(backbone, chosen.weights)
+
+
+def _place_backbone(config: Config, device: torch.device) -> backbones.Backbone:
+    """The network with the weights that a run begins with, where and how it will be trained."""
+    backbone = make_backbone(config.backbone, generator("cpu", config.seed, BACKBONE))
+    if config.backbone.weights is not None:
+        load_weights_(backbone, config.backbone.weights)
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     return backbone.to(device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
