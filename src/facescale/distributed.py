@@ -171,6 +171,13 @@ def agree(text: str) -> str:
     return said[0]
 
 
+def device_type(chosen: str) -> str:
+    """The type that is meant by "cpu", "cuda" or "auto", which is CUDA where there is one."""
+    if chosen != "auto":
+        return chosen
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @contextmanager
 def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.device]:
     """Join the processes that torchrun started, or be the only one; yields this rank's device.
@@ -180,8 +187,7 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
     `device` is "cpu", "cuda" or "auto" (CUDA where there is one). Gloo carries CPU tensors,
     NCCL carries CUDA tensors.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_type(device)
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but torch sees no CUDA device; use --device cpu")
     here = torch.device(device)

@@ -36,7 +36,7 @@ def run_trial(config: Config, output: Path, memory: int | None = None) -> None:
     try:
         if memory is not None:
             limit_memory(memory)
-        with processes(config.device) as device:
+        with processes(config.device, config.timeout_s) as device:
             _train(config, output, device)
     except Exception as error:
         _note_failure(output, error)

@@ -1,10 +1,8 @@
 """`facescale bench`: the report's tables on this machine, and the single trials behind them."""
 
 import os
-from dataclasses import fields
 from pathlib import Path
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
@@ -15,7 +13,8 @@ from facescale.benchmark.runner import Settings, run_matrix
 from facescale.benchmark.trial import run_trial
 from facescale.benchmark.units import parse_bytes
 from facescale.cli import kernels
-from facescale.config import Config, preset_path
+from facescale.cli.configured import add_config_options, preset_first, read_config
+from facescale.distributed import device_type
 
 HELP = "measure speed and limits as the report did"
 
@@ -27,11 +26,9 @@ def add_options(parser: ArgumentParser) -> None:
     commands.add_subcommand("report", report, help="run the report's tables and write them up")
     _add_report_options(report)
     case = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    case.add_argument("preset", help="a preset or a run's config.yaml")
-    case.add_argument("--config", action="config", help="one more YAML file of options")
     case.add_argument("--output", type=str, required=True, help="folder for metrics.jsonl")
     case.add_argument("--memory", type=str, help="that a rank on the CPU may ask for: 4GiB")
-    case.add_class_arguments(Config)
+    add_config_options(case)
     commands.add_subcommand("case", case, help="one trial: steps and their rates, nothing saved")
     timing = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     commands.add_subcommand("kernels", timing, help=kernels.HELP)
@@ -63,7 +60,7 @@ def layered(chosen: Namespace, given: list[str]) -> list[str]:
     """For a trial the preset's YAML first, so that options override it."""
     if chosen.subcommand != "case":
         return given
-    return ["bench", "case", "--config", str(preset_path(chosen.case.preset)), *given[2:]]
+    return preset_first(["bench", "case"], chosen.case.preset, given[2:])
 
 
 def run(chosen: Namespace) -> None:
@@ -79,9 +76,8 @@ def run(chosen: Namespace) -> None:
 
 
 def _run_case(chosen: Namespace) -> None:
-    config = Config(**{field.name: chosen[field.name] for field in fields(Config)})
     run_trial(
-        config,
+        read_config(chosen),
         Path(chosen.output),
         None if chosen.memory is None else parse_bytes(chosen.memory),
     )
@@ -102,9 +98,6 @@ def _run_report(chosen: Namespace) -> None:
 
 
 def _settings(chosen: Namespace) -> Settings:
-    device = chosen.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     devices = tuple(_whole_numbers("--devices", chosen.devices))
     data = {network.dataset: chosen[network.dataset] for network in NETWORKS.values()}
     return Settings(
@@ -115,7 +108,7 @@ def _settings(chosen: Namespace) -> Settings:
         batch=chosen.batch,
         data={name: path for name, path in data.items() if path is not None},
         memory=tuple(parse_bytes(part) for part in (chosen.memory or "").split(",") if part),
-        device=device,
+        device=device_type(chosen.device),
         threads=chosen.threads or max(1, (os.cpu_count() or 1) // max(devices)),
         precision=chosen.precision,
         search_precision=chosen.search_precision,

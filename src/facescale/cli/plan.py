@@ -1,6 +1,6 @@
 """`facescale plan`: what a run will need of memory, and how far it could grow."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -10,7 +10,8 @@ from rich.table import Table
 from facescale.benchmark.plan import Plan, Planner
 from facescale.benchmark.published import MOST_IDENTITIES
 from facescale.benchmark.units import parse_bytes, show_bytes
-from facescale.config import Config, preset_path
+from facescale.cli.configured import add_config_options, preset_first, read_config
+from facescale.distributed import device_type
 from facescale.training.metrics import peak_memory
 
 HELP = "predict the memory of a run, the largest batch and the most identities"
@@ -18,35 +19,30 @@ HELP = "predict the memory of a run, the largest batch and the most identities"
 
 def add_options(parser: ArgumentParser) -> None:
     """What the command understands: the devices, and every field of `Config`."""
-    parser.add_argument("preset", help="a preset (see `facescale presets`) or a run's config.yaml")
-    parser.add_argument("--config", action="config", help="one more YAML file of options")
     parser.add_argument("--devices", type=int, default=1, help="devices, or ranks on the CPU")
     parser.add_argument("--memory", type=str, help="of each device, such as 16GiB")
     parser.add_argument("--sample-rate", type=float, help="same as --head.sample_rate")
     parser.add_argument("--precision", type=str, help="same as --train.precision")
-    parser.add_class_arguments(Config)
+    add_config_options(parser)
 
 
 def layered(chosen: Namespace, given: list[str]) -> list[str]:
     """The preset's YAML first, so that options override it."""
-    return ["plan", "--config", str(preset_path(chosen.preset)), *given[1:]]
+    return preset_first(["plan"], chosen.preset, given[1:])
 
 
 def run(chosen: Namespace) -> None:
     """Show the parts, whether they fit, and what would still fit."""
     process = peak_memory(torch.device("cpu"))  # as a rank starts: all imported, nothing done
-    config = Config(**{field.name: chosen[field.name] for field in fields(Config)})
+    config = read_config(chosen)
     if chosen.sample_rate is not None:
         config = replace(config, head=replace(config.head, sample_rate=chosen.sample_rate))
     if chosen.precision is not None:
         config = replace(config, train=replace(config.train, precision=chosen.precision))
     if config.data.num_classes is None:
         raise ValueError("the plan needs the number of identities: pass --data.num_classes")
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     memory = None if chosen.memory is None else parse_bytes(chosen.memory)
-    planner = Planner(config, chosen.devices, device, process)
+    planner = Planner(config, chosen.devices, device_type(config.device), process)
     plan = planner.plan(planner.batch, config.data.num_classes, memory)
     terminal = Console(highlight=False)
     _show_setting(terminal, planner, plan)

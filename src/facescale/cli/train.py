@@ -1,15 +1,14 @@
 """`facescale train`: a preset, options over it, a run folder, a last screen."""
 
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from facescale.cli.configured import add_config_options, preset_first, read_config
 from facescale.cli.tables import verification_table
-from facescale.config import Config, preset_path
 from facescale.distributed import agree, processes, world_group
 from facescale.training import Summary, train
 
@@ -18,21 +17,19 @@ HELP = "train a backbone and its class centres"
 
 def add_options(parser: ArgumentParser) -> None:
     """What the command understands: every field of `Config`, by its dotted name."""
-    parser.add_argument("preset", help="a preset (see `facescale presets`) or a run's config.yaml")
-    parser.add_argument("--config", action="config", help="one more YAML file of options")
     parser.add_argument("--output", type=str, help="folder of the run; runs/PRESET when not given")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_class_arguments(Config)
+    add_config_options(parser)
 
 
 def layered(chosen: Namespace, given: list[str]) -> list[str]:
     """The preset's YAML first, so that options override it."""
-    return ["train", "--config", str(preset_path(chosen.preset)), *given[1:]]
+    return preset_first(["train"], chosen.preset, given[1:])
 
 
 def run(chosen: Namespace) -> None:
     """Train, and show what came of it."""
-    config = Config(**{field.name: chosen[field.name] for field in fields(Config)})
+    config = read_config(chosen)
     with processes(config.device, config.timeout_s):
         output = Path(agree(str(_output_folder(chosen))))
         summary = train(config, output, resume=chosen.resume)

@@ -30,11 +30,10 @@ def load_backbone(path: Path | str) -> Backbone:
     """
     path = _existing(path)
     try:
-        with safe_open(path, "pt") as file:
-            recipe = (file.metadata() or {}).get("facescale.backbone")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = _read_safetensors(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    recipe = metadata.get("facescale.backbone")
     if recipe is None:
         raise ValueError(f"{path} does not say which backbone it holds; name one: --backbone r50")
     backbone = build(**json.loads(recipe))
@@ -60,14 +59,20 @@ def load_weights_(backbone: nn.Module, path: Path | str) -> None:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _read_safetensors(path)[0]
         if path.suffix in (".pt", ".pth"):
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
             return dict(state)
     except Exception as error:  # each library has its own errors for a damaged file
         raise ValueError(f"{path} cannot be read as weights: {error}") from error
     raise ValueError(f"{path}: weights are .safetensors, .pt, .pth or .params")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a file, and its metadata."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, file.metadata() or {}
 
 
 def _fill(backbone: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
