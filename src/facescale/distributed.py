@@ -5,12 +5,15 @@ above this file asks how many ranks there are.
 """
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -197,8 +200,7 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
     try:
         if launched:
-            backend = "nccl" if here.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+            _join("nccl" if here.type == "cuda" else "gloo", timeout_s)
         yield here
     except RuntimeError as error:
         if not (launched and _is_lost(error)):
@@ -211,6 +213,41 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
     finally:
         if launched and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _join(backend: str, timeout_s: float) -> None:
+    """Make the world's process group of the ranks that torchrun started."""
+    wait = timedelta(seconds=timeout_s)
+    store, rank, size = next(dist.rendezvous("env://", timeout=wait))  # type: ignore[attr-defined]
+    store = _fresh(store, rank, size, timeout_s)
+    dist.init_process_group(backend, timeout=wait, store=store, rank=rank, world_size=size)
+
+
+def _fresh(store: Any, rank: int, size: int, timeout_s: float) -> Any:
+    """A part of `store` that no earlier start of these ranks has written to.
+
+    torchrun lets all restarts share one store, in which gloo would find the addresses of ranks that
+    were killed. So each start draws a name, and the ranks agree on the names that are present: a
+    roll has been signed by all only if every one of them lives, since each signs none but those
+    with its own name in it.
+    """
+    names = [f"name/{other}" for other in range(size)]
+    store.set(names[rank], uuid4().hex)
+    signed = ""
+    deadline, pause_s = time.monotonic() + timeout_s, 0.01
+    store.wait(names)
+    while True:
+        roll = sha256(b"".join(store.multi_get(names))).hexdigest()
+        if store.add(f"roll/{roll}", int(roll != signed)) == size:
+            return dist.PrefixStore(roll, store)  # type: ignore[attr-defined]
+        signed = roll
+        if time.monotonic() > deadline:
+            raise ConnectionError(
+                f"not all of the {size} ranks came within {timeout_s:g} s; raise timeout_s, or "
+                "look at what the others say"
+            )
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 1.0)
 
 
 def _is_lost(error: RuntimeError) -> bool:
