@@ -1,64 +1,82 @@
-"""`facescale bench kernels`: the head beside the peers' plans and the machine's floor."""
+"""`facescale bench kernels`: what we do beside the peers' plans of work."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from facescale.benchmark.kernels import CONTENDERS, HeadCase, HeadTimes, as_record, time_heads
+from facescale.benchmark.timing import KINDS, case_of, usage
+from facescale.benchmark.timing.interleave import Case, Times, interleave
 
-HELP = "time the head beside the peers' plans of work"
+HELP = "time head, backbone or whole step beside the peers' plans of work"
+CASES = ["head/85742", "head/360232/0.1"]
 
 
 def add_options(parser: ArgumentParser) -> None:
     """What the command understands."""
     add = parser.add_argument
-    add("--heads", type=str, default="85742@1,360232@0.1", help="identities@rate, commas between")
-    add("--batch", type=int, default=64)
+    add("cases", nargs="*", default=CASES, help=f"any of {', '.join(map(usage, KINDS))}")
+    add("--against", type=str, help="only these of the others: dense,sampled")
     add("--rounds", type=int, default=7, help="steps of each contender, in turn")
     add("--output", type=str, help="JSON of every raw figure")
 
 
 def run(chosen: Namespace) -> None:
-    """Time every case, show a table, and write the raw figures down."""
-    cases = [_parse(text, chosen.batch) for text in chosen.heads.split(",")]
+    """Time every case, show a table of each, and write the raw figures down."""
+    cases = [_choose(case_of(name), chosen.against) for name in chosen.cases]
     terminal = Console(highlight=False)
-    times = [time_heads(case, chosen.rounds) for case in cases]
-    for case in times:
-        terminal.print(_table(case))
+    records = []
+    for case in cases:
+        times = interleave(case, chosen.rounds)
+        terminal.print(f"\n[bold]{case.title}[/]", _probes(times), sep="\n", soft_wrap=True)
+        terminal.print(_table(times))
+        records.append(times.record())
     if chosen.output is not None:
-        Path(chosen.output).write_text(json.dumps([as_record(case) for case in times], indent=1))
+        Path(chosen.output).write_text(json.dumps(records, indent=1))
 
 
-def _parse(text: str, batch: int) -> HeadCase:
-    """`360232@0.1` as a case."""
-    try:
-        identities, rate = text.split("@")
-        case = HeadCase(int(identities), float(rate), batch)
-    except ValueError as error:
-        raise ValueError(f"--heads takes identities@rate such as 360232@0.1, got {text}") from error
-    return case
+def _choose(case: Case, against: str | None) -> Case:
+    """The case with the others that `against` names, as they come and tuned."""
+    if against is None:
+        return case
+    ours, *others = case.contenders
+    there = {contender.name.split()[0] for contender in others}
+    if unknown := set(against.split(",")) - there:
+        raise ValueError(
+            f"--against {', '.join(unknown)}: beside {case.name} there are {', '.join(there)}"
+        )
+    kept = [contender for contender in others if contender.name.split()[0] in against.split(",")]
+    return replace(case, contenders=(ours, *kept))
 
 
-def _table(times: HeadTimes) -> Table:
+def _table(times: Times) -> Table:
     case = times.case
-    ours = times.median("facescale")
-    table = Table(
-        title=f"{case.num_classes:,} identities, rate {case.sample_rate:g}, batch {case.batch}",
-        box=None,
-        padding=(0, 2),
-        header_style="bold",
-        title_justify="left",
-    )
-    table.add_column("head", no_wrap=True)
-    for title in ("median ms", "least", "most", "over ours"):
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    table.add_column("", no_wrap=True)
+    for title in ("median ms", "least", "most", "samples/s", "over ours"):
         table.add_column(title, justify="right", no_wrap=True)
-    for name in CONTENDERS:
-        seconds = times.steps[name]
-        figures = (times.median(name), min(seconds), max(seconds))
-        row = [f"{1e3 * value:,.0f}" for value in figures]
-        table.add_row(name, *row, f"{times.ratio(name):.2f} x")
-    table.add_row("floor", f"{1e3 * times.floor:,.0f}", "", "", f"ours is {ours / times.floor:.2f}")
+    for contender in case.contenders:
+        seconds, median = times.steps[contender.name], times.median(contender.name)
+        row = [_ms(median), _ms(min(seconds)), _ms(max(seconds)), f"{case.samples / median:,.3g}"]
+        table.add_row(contender.name, *row, f"{times.ratio(contender.name):.2f} x")
+    if times.floor:
+        ours = times.median(times.ours) / times.floor
+        rate = f"{case.samples / times.floor:,.3g}"
+        table.add_row("floor", _ms(times.floor), "", "", rate, f"ours is {ours:.2f}")
     return table
+
+
+def _probes(times: Times) -> str:
+    """What the machine could do in these minutes."""
+    gemm, copy = (sorted(rates)[len(rates) // 2] / 1e9 for rates in (times.gemm, times.copy))
+    said = f"probes: product {gemm:,.0f} GFLOP/s, copy {copy:.1f} GB/s"
+    if times.case.flop:
+        said += f"; our products run at {times.share(times.ours):.0%} of that"
+    return said if times.interleaved else said + "; one process at a time, for want of memory"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.1f}"

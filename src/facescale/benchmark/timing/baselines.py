@@ -1,16 +1,20 @@
-"""Two heads that work as the peers' do, written anew, to be timed beside ours.
+"""What works as the peers' do, written anew, to be timed beside ours: two heads, and a step.
 
 They are honest torch: what costs time in them is their plan of work, not how it is spelt.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facescale import backbones
+from facescale.backbones.prelu import PReLU
 from facescale.head import MarginHead, cosface
 
-SCALE, MARGIN, LR, MOMENTUM, WEIGHT_DECAY = 64.0, 0.4, 0.1, 0.9, 5e-4
+SCALE, MARGIN, LR, MOMENTUM, WEIGHT_DECAY, CLIP_NORM = 64.0, 0.4, 0.1, 0.9, 5e-4, 5.0
 
 
 def margin_loss(embeddings: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
@@ -91,3 +95,35 @@ class OwnHead:
     def step(self, embeddings: Tensor, labels: Tensor) -> None:
         """Forward, backward and update; embeddings (b, dim) get their gradient."""
         self.head(embeddings, labels, LR).backward()
+
+
+class TorchStep:
+    """arcface_torch's step: a network of torch's own layers, images as (b, 3, h, w) in memory."""
+
+    def __init__(self, network: str, head: Callable[[int], DenseHead | SampledHead]) -> None:
+        """`head` makes one for embeddings of a length."""
+        backbone = backbones.build(network)
+        self.embedding_dim = backbone.embedding_dim
+        self.backbone = with_torchs_layers_(backbone).train()
+        self.head = head(self.embedding_dim)
+        learning = [p for p in self.backbone.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(learning, LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Forward, backward, clip and update; images are float32 pixels (b, 3, 112, 112)."""
+        self.head.step(self.backbone(images), labels)
+        torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), CLIP_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def with_torchs_layers_(module: nn.Module) -> nn.Module:
+    """Give `module` torch's own layers in place of ours, over the same weights; returns it."""
+    for name, child in module.named_children():
+        if isinstance(child, PReLU):
+            layer = nn.PReLU(child.num_parameters)
+            layer.weight = child.weight
+            setattr(module, name, layer)
+        else:
+            with_torchs_layers_(child)
+    return module
