@@ -5,7 +5,6 @@
 
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from safetensors.torch import load_file
 
 from conftest import RunRanks
 from facescale.config import CheckpointConfig, Config, OptimConfig, ScheduleConfig, TrainConfig
-from facescale.distributed import Group, world_group
+from facescale.distributed import Group
 from facescale.training import build, checkpoint, tensors, train, train_step
 from facescale.training.metrics import read_metrics
 from test_training import CPU, small_run
@@ -188,30 +187,6 @@ def test_without_a_whole_checkpoint_a_run_does_not_begin_anew_by_itself(tmp_path
     (path / "run.json").unlink()
     with pytest.raises(ValueError, match=r"no checkpoint is whole.*run.json is missing. Bring one"):
         train(config, tmp_path, resume=True)
-
-
-def full_disk(rank: int, config: Config, output: Path) -> str:
-    """Train where the files of the last rank may not grow beyond what one checkpoint half needs."""
-    train(run_of(steps=2), output)
-    if rank == world_group().size - 1:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-    with pytest.raises(OSError, match="could not be written") as error:
-        train(config, output, resume=True)
-    return str(error.value)
-
-
-@pytest.mark.usefixtures("tiny_y1")
-@pytest.mark.parametrize("size", [1, 2])
-def test_a_full_disk_is_one_line_on_every_rank(
-    run_ranks: RunRanks, tmp_path: Path, size: int
-) -> None:
-    lines = run_ranks(full_disk, size, run_of(steps=4), tmp_path / "run")
-    for line in lines:
-        assert line == lines[0]
-        assert "step-00000004 could not be written: [Errno 27] File too large" in line
-        assert line.endswith("the last one is step-00000002. Mend that, and go on with --resume")
-        assert "\n" not in line
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002"]
 
 
 @pytest.mark.usefixtures("tiny_y1")

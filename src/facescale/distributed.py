@@ -106,6 +106,21 @@ class Group:
         dist.all_gather_object(said, text, group=self.handle)
         return said
 
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """What cannot be written or read on one rank fails on all, with the same OSError.
+
+        A collective, not counted. Inside, ranks must not wait for each other.
+        """
+        failure = ""
+        try:
+            yield
+        except OSError as error:
+            failure = str(error)
+        for said in self.gather_texts(failure):
+            if said:
+                raise OSError(said)
+
     def barrier(self) -> None:
         """Wait until every rank of the group is here; not counted."""
         if self.size > 1:

@@ -9,8 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +53,7 @@ def save(
         **numbers,
     }
     try:
-        with _on_all_or_none(world):
+        with world.all_or_none():
             if world.rank == 0:
                 _clear(folder)
                 partial.mkdir(parents=True)
@@ -63,7 +61,7 @@ def save(
         with averaged_statistics(backbone, world) as own:
             tensors.write(partial, backbone, optimizer, head, own)
         _sign(partial, world)
-        with _on_all_or_none(world):
+        with world.all_or_none():
             if world.rank == 0:
                 _put_in_place(partial, final)
                 for old in [path for path in checkpoints(folder) if path <= final][:-keep]:
@@ -162,19 +160,6 @@ def read_numbers(path: Path) -> dict[str, Any]:
     return numbers
 
 
-@contextmanager
-def _on_all_or_none(world: Group) -> Iterator[None]:
-    """What fails on one rank fails on all. Inside, ranks must not wait for each other."""
-    failure = ""
-    try:
-        yield
-    except OSError as error:
-        failure = str(error)
-    for said in world.gather_texts(failure):
-        if said:
-            raise OSError(said)
-
-
 def _clear(folder: Path) -> None:
     """Remove what a run that was killed while it wrote has left."""
     for leftover in folder.glob(".step-*"):
@@ -184,10 +169,10 @@ def _clear(folder: Path) -> None:
 def _sign(partial: Path, world: Group) -> None:
     """Write the checksums of all files; each rank reads those that it wrote itself."""
     own = ""
-    with _on_all_or_none(world):
+    with world.all_or_none():
         own = _sums(sorted(partial.glob(f"__{world.rank}_*")))
     lines = "".join(world.gather_texts(own))
-    with _on_all_or_none(world):
+    with world.all_or_none():
         if world.rank == 0:
             lines += _sums([partial / ".metadata", partial / "run.json"])
             (partial / SUMS).write_text(lines)

@@ -5,6 +5,7 @@ Functions over one `TrainState`. Whoever wants another loop writes it from the s
 
 import signal
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,19 +50,20 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
     Raises:
         FileNotFoundError, ValueError: What the config names is missing or does not fit.
         FloatingPointError: The loss is no longer finite.
-        OSError: A checkpoint could not be written.
+        OSError: A checkpoint or another file could not be written, a full disk for example.
     """
     with processes(config.device, config.timeout_s) as device:
         state = build(config, device)
         notes = resume_(state, output) if resume else []
         if state.step == 0 and config.start.checkpoint is not None:
             begin_from_(state, config.start)
-        if state.world.rank == 0:
-            output.mkdir(parents=True, exist_ok=True)
-            write_whole(output / "config.yaml", config.to_yaml())
-        state.world.barrier()
         console = Console(output, rank=state.world.rank, step=state.step, num_steps=state.num_steps)
-        with console:
+        with ExitStack() as stack:
+            with state.world.all_or_none():
+                if state.world.rank == 0:
+                    output.mkdir(parents=True, exist_ok=True)
+                    write_whole(output / "config.yaml", config.to_yaml())
+                stack.enter_context(console)
             for note in notes:
                 console.warn(note)
             return run(state, output, console)

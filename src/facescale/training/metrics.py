@@ -116,10 +116,20 @@ class MetricsFile:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `path` such that it holds, at any moment, the old text or the new."""
+    """Write `path` such that it holds, at any moment, the old text or the new.
+
+    Raises:
+        OSError: It could not be written; the old text is still there.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:  # which says that the disk is full, but not where
+        partial.unlink(missing_ok=True)  # room for others
+        raise OSError(
+            f"{path} could not be written: {error.strerror}; mend that, and go on with --resume"
+        ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
