@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALLED = .venv/installed
 
-.PHONY: setup demo test check fix faults
+.PHONY: setup demo test check fix faults hosts
 
 setup: $(INSTALLED)
 
@@ -31,3 +31,7 @@ fix: setup
 # Kill, cut and damage a run at thirty random moments; minutes.
 faults: setup
 	FAULTS=30 $(BIN)/pytest -s tests/test_faults.py $(ARGS)
+
+# Two hosts made of network namespaces, the cable between them cut; needs root and iproute2.
+hosts: setup
+	HOSTS=1 $(BIN)/pytest -n 0 -s tests/test_hosts.py $(ARGS)
