@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from facescale.data import indexcache
 from facescale.data.images import IMAGE_SIZE, Encoded, Sample, to_file
+from facescale.data.indexcache import Index, IndexCache
 from facescale.data.recordfile import Keys, RecordFile, read_index, write_index, write_record
 
 _HEADER = struct.Struct("<IfQQ")  # number of labels that follow, or 0: the next; key; unused
@@ -45,8 +47,8 @@ class RecordIO:
         self.path = path / "train.rec" if path.is_dir() else path
         self._index_path = self.path.with_suffix(".idx")
         self._file = RecordFile(self.path)
-        self._keys, self._offsets = self._open_index()
-        self._read_record(int(self._offsets.argmax()))  # a copy that broke off lacks the end
+        self._keys, self._offsets, last = self._open_index()
+        self._read_record(last)  # a copy that broke off lacks the end
         first, stop = self._find_images()
         num_identities = len(self._keys) - stop
         self._keys, self._offsets = self._keys[first:stop], self._offsets[first:stop]
@@ -84,10 +86,23 @@ class RecordIO:
             raise ValueError(f"{self.describe(index)}: {error}; {remedy}") from error
         return label, payload[_HEADER.size + _FLOAT.size * num_labels :]
 
-    def _open_index(self) -> tuple[Keys, NDArray[np.int64]]:
-        """Keys and byte offsets of all records, sorted by key."""
-        if not self._index_path.exists():
-            return self._rebuild_index()
+    def _open_index(self) -> Index:
+        """Where all records begin: as it was kept, else from the text, else by a scan."""
+        cache = IndexCache(self._index_path, self.path)
+        if (kept := cache.load()) is not None:
+            return kept
+        if self._index_path.exists():
+            keys, offsets = self._parse_index()
+        else:
+            keys, offsets = self._rebuild_index()
+            cache = IndexCache(self._index_path, self.path)  # the text is there now, if it can be
+        index = Index(keys, offsets, int(offsets.argmax()))
+        if len(offsets) < indexcache.WORTH_KEEPING:
+            return index
+        cache.keep(index)
+        return cache.load() or index  # what ranks share, and need not hold
+
+    def _parse_index(self) -> tuple[Keys, NDArray[np.int64]]:
         try:
             keys, offsets = read_index(self._index_path)
             outside = np.flatnonzero((offsets < 0) | (offsets >= self._file.size))

@@ -1,0 +1,151 @@
+"""The index of a record file in binary: mapped into memory, where the text would be parsed again.
+
+`train.idx.cache` lies beside `train.idx`, or in the user's cache folder where that cannot be
+written. It belongs to one state of both files, by their sizes and times and a sample of the text;
+any other is as good as none. It appears whole or not at all, so any number of ranks may open a set
+at once; all then share its pages.
+"""
+
+import hashlib
+import logging
+import mmap
+import os
+import secrets
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facescale.data.recordfile import Keys
+
+WORTH_KEEPING = 1_000_000
+"""Records; the text of fewer is parsed in a tenth of a second."""
+
+# A file is the format, a digest of the state, one of what follows, sizes, offsets, maybe keys
+_FORMAT = b"FSINDEX1"
+_DIGEST_SIZE = 16
+_SIZES = struct.Struct("<qqq")  # how many records, the last, whether keys are listed
+_START = len(_FORMAT) + 2 * _DIGEST_SIZE + _SIZES.size
+_BLOCKS, _BLOCK_SIZE = 16, 4096  # of a sample
+
+_log = logging.getLogger(__name__)
+
+
+class Index(NamedTuple):
+    """Where records begin.
+
+    Attributes:
+        keys: (n,), sorted.
+        offsets: (n,) in bytes, in the order of the keys.
+        last: Index of the record that is furthest back in the file.
+    """
+
+    keys: Keys
+    offsets: NDArray[np.int64]
+    last: int
+
+
+class IndexCache:
+    """The place of the index of two files in the state in which they are now."""
+
+    def __init__(self, index_path: Path, records_path: Path) -> None:
+        """`index_path` need not exist: its records were found by a scan."""
+        self._paths = list(_places(index_path))
+        self._state = _state(index_path, records_path)
+
+    def load(self) -> Index | None:
+        """What was kept, mapped into memory; None if nothing was, or it is stale or damaged."""
+        for path in self._paths:
+            try:
+                with path.open("rb") as file:
+                    kept = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError):  # not there, or empty
+                continue
+            index = _parse(kept, self._state)
+            if index is not None:
+                return index
+            _log.info("%s is not of these files: it will be made anew", path)
+        return None
+
+    def keep(self, index: Index) -> None:
+        """Write an index down at the first place that can be written, if there is one."""
+        listed = not isinstance(index.keys, range)
+        arrays = [index.offsets, np.asarray(index.keys)] if listed else [index.offsets]
+        body = [np.ascontiguousarray(array, "<i8").view(np.uint8).data for array in arrays]
+        sizes = _SIZES.pack(len(index.offsets), index.last, listed)
+        proof = _digest(b"".join([sizes, *map(_sample, body)]))
+        header = _FORMAT + self._state + proof + sizes
+        for path in self._paths:
+            try:
+                _write_whole(path, [header, *body])
+            except OSError as error:
+                _log.info("%s cannot be written: %s", path, error)
+            else:
+                return
+
+
+def _parse(kept: mmap.mmap, state: bytes) -> Index | None:
+    """What a file holds, if it is whole and of this state."""
+    sizes = kept[_START - _SIZES.size : _START]
+    if len(kept) < _START or kept[: len(_FORMAT + state)] != _FORMAT + state:
+        return None
+    count, last, listed = _SIZES.unpack(sizes)
+    if len(kept) != _START + 8 * count * (1 + listed):
+        return None
+    starts = range(_START, len(kept), 8 * count)
+    arrays = [np.frombuffer(kept, "<i8", count, start) for start in starts]
+    proof = _digest(b"".join([sizes, *(_sample(array.view(np.uint8).data) for array in arrays)]))
+    if kept[len(_FORMAT + state) : _START - _SIZES.size] != proof:
+        return None
+    return Index(arrays[1] if listed else range(count), arrays[0], last)
+
+
+def _places(index_path: Path) -> Iterator[Path]:
+    """Where an index may be kept, the best place first."""
+    yield index_path.with_name(f"{index_path.name}.cache")
+    whose = _digest(os.fsencode(index_path.resolve())).hex()
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(root):  # else there is no home
+        yield Path(root, "facescale", f"{whose}.idx.cache")
+
+
+def _state(index_path: Path, records_path: Path) -> bytes:
+    """What changes when either file does; a set may lack the text."""
+    known = []
+    for path in (index_path, records_path):
+        if path.exists():
+            status = path.stat()
+            known += [status.st_size, status.st_mtime_ns]
+        else:
+            known += [-1, -1]
+    text = b""
+    if known[0] > 0:
+        with index_path.open("rb") as file:
+            text = _sample(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return _digest(struct.pack("<4q", *known) + text)
+
+
+def _sample(data: mmap.mmap | memoryview) -> bytes:
+    """Blocks spread evenly over `data`, the first and the last among them."""
+    starts = np.linspace(0, max(0, len(data) - _BLOCK_SIZE), _BLOCKS).astype(np.int64).tolist()
+    return b"".join(bytes(data[start : start + _BLOCK_SIZE]) for start in starts)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST_SIZE).digest()
+
+
+def _write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
+    """Write `path` such that it is whole whenever it is there."""
+    # Ranks may write at once, on several hosts too
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("xb") as file:
+            file.writelines(parts)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
