@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from facescale.backbones import NAMES, Backbone, build
+from facescale.backbones.backbone import normalise
 
 TRAINABLE = {
     "r18": 24_025_088,
@@ -40,6 +41,18 @@ def embed(backbone: Backbone, pixels: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def y1() -> Backbone:
     return build("y1", generator=seeded())
+
+
+@pytest.mark.parametrize("scale", [127.5, 128.0])
+def test_pixels_are_normalised_to_the_bit_and_left_alone(scale: float) -> None:
+    pixels = random_pixels().to(memory_format=torch.channels_last)
+    for given in (pixels, pixels.float() / 3, pixels.double()):
+        before = given.clone()
+        for dtype in (torch.float32, torch.float64):
+            normal = normalise(given, dtype, scale)
+            torch.testing.assert_close(normal, (before.to(dtype) - 127.5) / scale, rtol=0, atol=0)
+            assert normal.is_contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(given, before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
