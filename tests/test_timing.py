@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from facescale import backbones
-from facescale.benchmark.timing import case_of, steps
+from facescale.backbones.backbone import normalise
+from facescale.benchmark.timing import case_of, loaders, steps
 from facescale.benchmark.timing.baselines import (
     DenseHead,
     OwnHead,
@@ -18,7 +19,8 @@ from facescale.benchmark.timing.baselines import (
     with_torchs_layers_,
 )
 from facescale.benchmark.timing.interleave import Case, Contender, Prepare, Times, interleave
-from facescale.data.loader import Batch
+from facescale.data.images import decode
+from facescale.data.loader import Batch, Loader
 from facescale.seeding import derive_seed
 from facescale.training.state import AUGMENT, build
 from facescale.training.step import train_step
@@ -163,3 +165,34 @@ def test_a_case_is_called_by_its_sizes() -> None:
 def test_other_names_are_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         case_of(name)
+
+
+def test_the_loaders_make_the_same_of_an_image() -> None:
+    people = loaders.photographs(5)
+    with Loader(people, 5, seed=3) as batches:
+        ours = next(batches)
+    normal = normalise(ours.images, torch.float32, 127.5)
+    for decoder in (decode, loaders.decode_by_pillow):
+        faces = loaders.TorchFaces(people, decoder)
+        for row, index in enumerate(ours.indices.tolist()):
+            mirrored = set()
+            for _ in range(20):  # a coin 20 times on one side: once in half a million
+                image, label = faces[index]
+                sides = [torch.allclose(x, normal[row], atol=1e-6) for x in (image, image.flip(2))]
+                assert any(sides)
+                mirrored.add(sides[0])
+            assert label == ours.labels[row]
+            assert mirrored == {True, False}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_all_loaders_make_as_many_batches(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "BATCHES", 3)
+    people = loaders.photographs(7)
+    case = case_of(f"loader/{threads}/4//a/set")
+    assert case.samples == 12
+    for contender in case.contenders:
+        assert isinstance(contender.build, partial)
+        build, folder, *sizes = contender.build.args
+        assert (folder, sizes) == ("/a/set", [threads, 4])
+        build(people, *sizes)()()

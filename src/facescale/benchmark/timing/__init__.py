@@ -10,9 +10,15 @@ from collections.abc import Callable
 
 from facescale.benchmark.timing.heads import head
 from facescale.benchmark.timing.interleave import Case
+from facescale.benchmark.timing.loaders import loader
 from facescale.benchmark.timing.steps import backbone, step
 
-KINDS: dict[str, Callable[..., Case]] = {"head": head, "backbone": backbone, "step": step}
+KINDS: dict[str, Callable[..., Case]] = {
+    "head": head,
+    "backbone": backbone,
+    "step": step,
+    "loader": loader,
+}
 
 
 def case_of(name: str) -> Case:
@@ -21,10 +27,11 @@ def case_of(name: str) -> Case:
     Raises:
         ValueError: No such kind, or not such sizes.
     """
-    kind, *texts = name.split("/")
+    kind, _, rest = name.partition("/")
     if kind not in KINDS:
         raise ValueError(f"no case {name!r}; there are {', '.join(map(usage, KINDS))}")
     sizes = _sizes(kind)
+    texts = rest.split("/", len(sizes) - 1) if rest else []  # the last may be a path
     try:
         values = [s.annotation(text) for s, text in zip(sizes, texts, strict=False)]
         inspect.signature(KINDS[kind]).bind(*texts)

@@ -10,6 +10,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -134,22 +135,24 @@ def interleave(case: Case, rounds: int = 7, memory: float | None = None) -> Time
     together = sum(contender.memory for contender in case.contenders) <= available
     times = Times(case, together, {contender.name: [] for contender in case.contenders})
     workers = {c.name: _Worker(c) for c in case.contenders} if together else {}
-    for round_ in range(rounds + together):
-        for contender in case.contenders:
-            worker = workers.get(contender.name) or _Worker(contender)
-            if not together:
-                worker.ask("step")
-            seconds = worker.ask("step")
-            if round_ >= together:  # the first round of living workers is their warm-up
-                times.steps[contender.name].append(seconds)
-                if contender.name == times.ours:
-                    gemm, copy = worker.ask(case.probe)
-                    times.gemm.append(gemm)
-                    times.copy.append(copy)
-            if not together:
-                worker.close()
-    for worker in workers.values():
-        worker.close()
+    try:
+        for round_ in range(rounds + together):
+            for contender in case.contenders:
+                worker = workers.get(contender.name) or _Worker(contender)
+                if not together:
+                    worker.ask("step")
+                seconds = worker.ask("step")
+                if round_ >= together:  # the first round of living workers is their warm-up
+                    times.steps[contender.name].append(seconds)
+                    if contender.name == times.ours:
+                        gemm, copy = worker.ask(case.probe)
+                        times.gemm.append(gemm)
+                        times.copy.append(copy)
+                if not together:
+                    worker.close()
+    finally:
+        for worker in workers.values():
+            worker.close()
     return times
 
 
@@ -160,7 +163,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self._name = contender.name
         self._pipe, far_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(far_end, contender), daemon=True)
+        self._process = context.Process(target=_serve, args=(far_end, contender))
         self._process.start()
         far_end.close()
 
@@ -179,7 +182,8 @@ class _Worker:
 
     def close(self) -> None:
         """End the process."""
-        self._pipe.send("stop")
+        with suppress(ConnectionError):  # it died of something that is raised already
+            self._pipe.send("stop")
         self._process.join()
 
 
