@@ -91,6 +91,7 @@ def _dataloader(
         sampler=data.RandomSampler(faces, replacement=True, num_samples=BATCHES * batch),
         num_workers=threads if threads > 1 else 0,
         persistent_workers=threads > 1,
+        multiprocessing_context="fork" if threads > 1 else None,  # a mapped file cannot be pickled
     )
 
     def step() -> None:
