@@ -39,8 +39,8 @@ class Backbone(nn.Module):
         super().__init__()
         for name, layer in (*trunk.items(), *neck.items()):
             self.add_module(name, layer)
-        self._trunk = tuple(trunk)
-        self._neck = tuple(neck)
+        self.trunk_names = tuple(trunk)
+        self.neck_names = tuple(neck)
         self.pixel_scale = pixel_scale
         self.spec = spec
         self.name = spec["name"]
@@ -61,12 +61,12 @@ class Backbone(nn.Module):
         x = normalise(pixels, dtype, self.pixel_scale)
         if self.shrink > 1:
             x = avg_pool2d(x, self.shrink)
-        for name in self._trunk:
+        for name in self.trunk_names:
             x = self.get_submodule(name)(x)
         # the linear layer sums 25,088 products and the loss compares angles: too fine for 8 bits
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(dtype)
-            for name in self._neck:
+            for name in self.neck_names:
                 x = self.get_submodule(name)(x)
         return x
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from facescale.backbones.folding import inference_copy
 from facescale.config import Config
 from facescale.data.loader import Loader
 from facescale.distributed import processes
@@ -134,11 +135,14 @@ def report(
 def evaluate(state: TrainState, console: Console) -> dict[str, Verification]:
     """Verify on every set, the images shared by all ranks; by name of the set."""
     average_statistics_(state.backbone, state.world)
-    answers = {}
-    for pairs in state.pairs:
-        with state.autocast():
+    answers: dict[str, Verification] = {}
+    if not state.pairs:
+        return answers
+    with state.autocast():
+        backbone = inference_copy(state.backbone)
+        for pairs in state.pairs:
             answers[pairs.name] = verify_pairs(
-                state.backbone,
+                backbone,
                 pairs,
                 state.config.evaluation.batch_size,
                 state.device,
@@ -146,7 +150,7 @@ def evaluate(state: TrainState, console: Console) -> dict[str, Verification]:
                 state.world.size,
                 state.world.gather_rows,
             )
-        console.verified(pairs.name, answers[pairs.name])
+            console.verified(pairs.name, answers[pairs.name])
     return answers
 
 
