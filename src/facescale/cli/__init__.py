@@ -11,11 +11,12 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from facescale.allocator import keep_freed_memory
-from facescale.cli import bench, plan, presets, train, unpack, verify
+from facescale.cli import bench, export, plan, presets, train, unpack, verify
 
 COMMANDS = {
     "train": train,
     "verify": verify,
+    "export": export,
     "unpack": unpack,
     "plan": plan,
     "bench": bench,
