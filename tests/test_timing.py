@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from facescale.benchmark.timing.baselines import (
     TorchStep,
     with_torchs_layers_,
 )
+from facescale.benchmark.timing.inference import trained
 from facescale.benchmark.timing.interleave import Case, Contender, Prepare, Times, interleave
 from facescale.data.images import decode
 from facescale.data.loader import Batch, Loader
@@ -196,3 +198,18 @@ def test_all_loaders_make_as_many_batches(threads: int, monkeypatch: pytest.Monk
         build, folder, *sizes = contender.build.args
         assert (folder, sizes) == ("/a/set", [threads, 4])
         build(people, *sizes)()()
+
+
+def test_all_embed_alike() -> None:
+    pytest.importorskip("onnxruntime", reason="it comes with the extra 'export'")
+    backbone = trained("y1")
+    pixels = steps.pixels(3)
+    with torch.no_grad():
+        truth = backbone(pixels)
+    answers = []
+    for contender in case_of("inference/y1/3").contenders:
+        answer: Any = contender.build()()()
+        answers.append(torch.as_tensor(answer[0] if isinstance(answer, list) else answer))
+    assert len(answers) == 4
+    for answer in answers:
+        assert (answer - truth).abs().max() < 1e-4 * truth.abs().max()

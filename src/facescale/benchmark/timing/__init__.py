@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 
 from facescale.benchmark.timing.heads import head
+from facescale.benchmark.timing.inference import inference
 from facescale.benchmark.timing.interleave import Case
 from facescale.benchmark.timing.loaders import loader
 from facescale.benchmark.timing.steps import backbone, step
@@ -18,6 +19,7 @@ KINDS: dict[str, Callable[..., Case]] = {
     "backbone": backbone,
     "step": step,
     "loader": loader,
+    "inference": inference,
 }
 
 

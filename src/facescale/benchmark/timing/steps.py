@@ -114,7 +114,7 @@ def flop(network: str) -> float:
 
 def _own_backbone(config: Config, batch: int) -> Prepare:
     state = build(config, torch.device("cpu"))
-    return _passes(state.model.train(), state.backbone.embedding_dim, _pixels(batch))
+    return _passes(state.model.train(), state.backbone.embedding_dim, pixels(batch))
 
 
 def _torch_backbone(network: str, batch: int) -> Prepare:
@@ -122,7 +122,7 @@ def _torch_backbone(network: str, batch: int) -> Prepare:
     return _passes(
         with_torchs_layers_(module).train(),
         module.embedding_dim,
-        _pixels(batch).float().contiguous(),
+        pixels(batch).float().contiguous(),
     )
 
 
@@ -138,7 +138,7 @@ def _passes(model: torch.nn.Module, dim: int, images: Tensor) -> Prepare:
 
 def _own_step(config: Config, batch: int, identities: int) -> Prepare:
     state = build(config, torch.device("cpu"))
-    images, labels = _pixels(batch), _labels(batch, identities)
+    images, labels = pixels(batch), _labels(batch, identities)
 
     def prepare() -> Callable[[], object]:
         position = state.position
@@ -156,11 +156,11 @@ def _torch_step(
     rate: float,
 ) -> Prepare:
     contender = TorchStep(network, lambda dim: kind(identities, dim, rate))
-    images, labels = _pixels(batch).float().contiguous(), _labels(batch, identities)
+    images, labels = pixels(batch).float().contiguous(), _labels(batch, identities)
     return lambda: partial(contender.step, images, next(labels))
 
 
-def _pixels(batch: int) -> Tensor:
+def pixels(batch: int) -> Tensor:
     """Noise as the loader gives it: uint8 (batch, 3, 112, 112), channels last."""
     random = torch.Generator().manual_seed(1)
     pixels = torch.randint(256, (batch, *IMAGE_SHAPE), dtype=torch.uint8, generator=random)
