@@ -52,7 +52,10 @@ class Group:
         """Sum `tensor` over the group, in place."""
         if self.size > 1:
             self.traffic.add_("all_reduce", 2 * tensor.nbytes * (self.size - 1) // self.size)
-            dist.all_reduce(tensor, group=self.handle)
+            dense = tensor.contiguous()
+            dist.all_reduce(dense, group=self.handle)
+            if dense is not tensor:
+                tensor.copy_(dense)
         return tensor
 
     def all_gather(self, tensor: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ class ClassCentres(nn.Module):
             "table", torch.zeros(len(self.classes), 2, dim, dtype=dtype, device=device)
         )
         use_huge_pages(self.table)
+        self._copied = self.table.new_empty(0)
         self._initialise_(seed)
 
     def __len__(self) -> int:
@@ -64,35 +65,35 @@ class ClassCentres(nn.Module):
             )
 
     def weight(self, rows: Rows) -> Tensor:
-        """The centres of `rows`, not normalised; (k, dim)."""
+        """The centres of `rows`, not normalised; (k, dim). As `read`, good until the next call."""
         weights = self.table[:, 0]
-        return weights[rows] if isinstance(rows, slice) else weights.index_select(0, rows)
+        if isinstance(rows, slice):
+            return weights[rows]
+        return torch.index_select(weights, 0, rows, out=self._room(len(rows), 1)[:, 0])
 
     def read(self, rows: Rows) -> Tensor:
-        """Weight and momentum of `rows`, (k, 2, dim): a view for a slice, else a copy."""
+        """Weight and momentum of `rows`, (k, 2, dim), to be changed and given to `write_`.
+
+        A view of the table for a slice; else a copy, in memory that the next `read` or `weight`
+        uses again: fresh memory would have to be zeroed by the kernel, block by block.
+        """
         if isinstance(rows, slice):
             return self.table[rows]
-        flat = self.table.flatten(1).index_select(0, rows)
-        return flat.view(-1, 2, self.dim)
+        state = self._room(len(rows), 2)
+        torch.index_select(self.table.flatten(1), 0, rows, out=state.flatten(1))
+        return state
 
-    def update_(
-        self,
-        rows: Rows,
-        state: Tensor,
-        gradient: Tensor,
-        lr: float,
-        momentum: float,
-    ) -> None:
-        """One step of SGD with momentum on exactly these rows: torch.optim.SGD's rule, row by row.
-
-        `state` is what `read(rows)` gave; it is changed in place. `gradient` (k, dim) has the
-        weight decay in it. Rows that are not named keep weight and momentum to the bit.
-        """
-        weight, velocity = state.unbind(1)
-        torch.add(gradient, velocity, alpha=momentum, out=velocity)
-        weight.add_(velocity, alpha=-lr)
+    def write_(self, rows: Rows, state: Tensor) -> None:
+        """Put back what `read(rows)` gave, changed. Other rows keep every bit."""
         if isinstance(rows, Tensor):
             self.table[rows] = state
+
+    def _room(self, num_rows: int, parts: int) -> Tensor:
+        """Memory for a block of copied rows, (num_rows, parts, dim)."""
+        needed = num_rows * 2 * self.dim
+        if self._copied.numel() < needed or self._copied.device != self.table.device:
+            self._copied = self.table.new_empty(needed)
+        return self._copied[: num_rows * parts * self.dim].view(num_rows, parts, self.dim)
 
     def full(self) -> Tensor:
         """The whole matrix (num_classes, dim) on every rank, by a collective; for small ones."""

@@ -1,5 +1,7 @@
 """Which rows of a shard join the softmax of a step: all that are needed, and a uniform rest."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,11 +38,15 @@ def _draw_distinct(stop: int, count: int, generator: torch.Generator) -> Tensor:
     device = generator.device
     if 3 * count > stop:
         return torch.randperm(stop, generator=generator, device=device)[:count]
-    # The first `count` different values of a long sequence of draws are a uniform subset.
-    draws = torch.randint(stop, (2 * count + 16,), generator=generator, device=device)
-    values, draw = draws.sort(stable=True)
+    # As many draws as hold `count` different values on average, and six deviations more.
+    num_draws = int(-stop * math.log1p(-count / stop) + 6 * count**0.5 + 16)
+    values = torch.randint(stop, (num_draws,), generator=generator, device=device).sort().values
     is_first = torch.ones_like(values, dtype=torch.bool)
     is_first[1:] = values[1:] != values[:-1]
-    first_draws = draw[is_first].sort().values
-    assert len(first_draws) >= count  # misses with probability below 1e-6 even at count = 1
-    return draws[first_draws[:count]]
+    values = values[is_first]
+    assert len(values) >= count  # misses with probability below 1e-6 even at count = 1
+    # Whichever number of values came, each set of that size is as likely: leave out any.
+    stays = torch.ones_like(values, dtype=torch.bool)
+    order = torch.randperm(len(values), generator=generator, device=device)
+    stays[order[count:]] = False
+    return values[stays]

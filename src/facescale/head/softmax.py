@@ -57,6 +57,8 @@ class Step:
     """What `logits_of` gave for each block, or None."""
     own_cosine: Tensor = field(init=False)
     """Cosine of each sample to its own class where that is in this shard; (B,)."""
+    own_logit: Tensor = field(init=False)
+    """Logit of each sample's own class after the margin, wherever that class is; (B,)."""
     log_sum: Tensor = field(init=False)
     """Log-sum-exp of each sample's logits over all shards; (B,)."""
 
@@ -73,13 +75,13 @@ def logits_of(step: Step, block: Block) -> tuple[Tensor, Tensor]:
     Notes the own cosines on the way.
     """
     weight = step.centres.weight(block.rows)
-    inverse_norm = torch.linalg.vector_norm(weight, dim=1).clamp_min(SMALLEST_NORM).reciprocal()
+    inverse_norm = torch.linalg.vector_norm(weight, dim=1).clamp_min_(SMALLEST_NORM).reciprocal_()
     # Rows first: a tall block times a narrow batch runs at the machine's full rate.
-    cosine = (weight @ step.batch.T).mul_(inverse_norm[:, None])
-    own = cosine[block.own_row, block.own_sample]
+    logits = (weight @ step.batch.T).mul_((step.scale * inverse_norm)[:, None])
+    own = logits[block.own_row, block.own_sample] / step.scale
     step.own_cosine[block.own_sample] = own
-    cosine[block.own_row, block.own_sample] = step.margin(own)
-    return cosine.mul_(step.scale), inverse_norm
+    logits[block.own_row, block.own_sample] = step.scale * step.margin(own)
+    return logits, inverse_norm
 
 
 def forward(step: Step) -> Tensor:
@@ -95,8 +97,8 @@ def forward(step: Step) -> Tensor:
         own_logit[block.own_sample] = logits[block.own_row, block.own_sample]
         budget -= logits.nbytes
         step.kept.append((logits, inverse_norm) if budget >= 0 else None)
-    step.log_sum, own_logit = combine(step, log_sum, own_logit)
-    return step.log_sum - own_logit
+    step.log_sum, step.own_logit = combine(step, log_sum, own_logit)
+    return step.log_sum - step.own_logit
 
 
 def combine(step: Step, log_sum: Tensor, own_logit: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,35 +125,45 @@ def backward(step: Step, grad_loss: Tensor) -> Tensor:
     """
     gradient = torch.zeros_like(step.batch)
     factor = grad_loss * (step.scale / step.global_batch)
-    slope = step.margin.slope(step.own_cosine)
+    # Probability minus one, times the slope of the margin: what a sample's own cosine gets.
+    to_own = torch.expm1(step.own_logit - step.log_sum) * step.margin.slope(step.own_cosine)
     for index, block in enumerate(step.blocks):
         kept, step.kept[index] = step.kept[index], None
         logits, inverse_norm = logits_of(step, block) if kept is None else kept
-        to_cosine = _softmax_minus_one_hot(step, block, logits)
-        to_cosine[block.own_row, block.own_sample] *= slope[block.own_sample]
-        to_cosine.mul_(factor)
+        to_cosine = torch.sub(logits, step.log_sum).exp_()
+        to_cosine[block.own_row, block.own_sample] = to_own[block.own_sample]
         logits[block.own_row, block.own_sample] = step.scale * step.own_cosine[block.own_sample]
-        radial = torch.linalg.vecdot(to_cosine, logits, dim=1) / step.scale
+        radial = torch.linalg.vecdot(to_cosine, logits, dim=1) * (factor / step.scale)
+        to_product = to_cosine.mul_((factor * inverse_norm)[:, None])
         state = step.centres.read(block.rows)
-        weight = state[:, 0]
-        to_cosine.mul_(inverse_norm[:, None])
-        gradient.addmm_(to_cosine.T, weight)
+        weight, velocity = state.unbind(1)
+        gradient.addmm_(to_product.T, weight)
         if step.lr:
-            to_weight = to_cosine @ step.batch
-            # Only what turns a centre counts: its length does not change a cosine. And of the
-            # weight decay each copy brings its share, since gradients are summed.
-            along = step.weight_decay / step.replicate.size - radial * inverse_norm.square()
-            to_weight.addcmul_(along[:, None], weight)
-            step.replicate.all_reduce_(to_weight)
-            step.centres.update_(block.rows, state, to_weight, step.lr, step.momentum)
+            # Only what turns a centre counts: its length does not change a cosine.
+            decay = step.weight_decay / step.replicate.size - radial * inverse_norm.square()
+            learn_(step, weight, velocity, to_product, decay)
+            step.centres.write_(block.rows, state)
     return _own_part(step, gradient)
 
 
-def _softmax_minus_one_hot(step: Step, block: Block, logits: Tensor) -> Tensor:
-    """Gradient of each sample's loss with respect to its logits, (rows, B)."""
-    gradient = torch.sub(logits, step.log_sum).exp_()
-    gradient[block.own_row, block.own_sample] -= 1.0
-    return gradient
+def learn_(step: Step, weight: Tensor, velocity: Tensor, to_product: Tensor, decay: Tensor) -> None:
+    """One step of SGD with momentum on the rows of a block: torch.optim.SGD's rule.
+
+    The gradient is `to_product @ batch + decay * weight`. It is added to the momentum where that
+    lies, since each pass over rows x dim counts. As copies add up their gradients, each brings
+    its share of momentum and decay.
+
+    Args:
+        step: Gives the batch and the rates.
+        weight: (rows, dim), not normalised; moved.
+        velocity: (rows, dim), the momentum; moved.
+        to_product: Gradient of the loss with respect to weight @ batch.T; (rows, B).
+        decay: Factors on `weight` in its own gradient; (rows,).
+    """
+    velocity.addmm_(to_product, step.batch, beta=step.momentum / step.replicate.size)
+    velocity.addcmul_(decay[:, None], weight)
+    step.replicate.all_reduce_(velocity)
+    weight.add_(velocity, alpha=-step.lr)
 
 
 def _own_part(step: Step, gradient: Tensor) -> Tensor:
