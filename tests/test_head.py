@@ -45,6 +45,7 @@ def test_a_loss_that_is_scaled_scales_every_gradient() -> None:
 
 def test_learning_rate_zero_moves_nothing() -> None:
     head = make_head()
+    head.centres.start_()
     before = head.centres.table.clone()
     embeddings, labels = make_batch()
     head(embeddings, labels, lr=0.0).backward()
@@ -114,7 +115,10 @@ def test_start_values_are_normal_and_independent_of_the_dtype() -> None:
         ({"sample_rate": 0.0}, r"sample_rate must be in \(0, 1\], got 0.0"),
         ({"scale": 1000.0}, r"scale must be in \(0, 300\], got 1000.0"),
         ({"shards": 2}, r"head.shards is 2, but must divide the number of ranks \(1\)"),
-        ({"dtype": torch.float16}, "class centres are float32 or float64, got torch.float16"),
+        (
+            {"dtype": torch.float16},
+            "class centres are one of float32, float64, bfloat16, int8, got torch.float16",
+        ),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, object], message: str) -> None:

@@ -8,7 +8,8 @@ import facescale
 ROOT = Path(facescale.__file__).parent
 
 FLOORS = [
-    {"config", "data", "backbones", "distributed", "seeding", "allocator"},
+    {"seeding", "allocator"},
+    {"config", "data", "backbones", "distributed"},
     {"head", "evaluation"},
     {"training"},
     {"benchmark"},

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from facescale.data.counter import hash64, uniform
 from facescale.data.dataset import open_dataset
 from facescale.data.synthetic import Synthetic
+from facescale.seeding import hash64, uniform
 
 
 def test_an_image_is_a_function_of_seed_and_index() -> None:

@@ -87,6 +87,7 @@ def test_any_world_equals_the_dense_truth(run_ranks: RunRanks, sizes: list[int])
 
 def rows_that_stay(rank: int) -> bool:
     head = facescale.MarginHead(CLASSES, DIM, sample_rate=0.1)
+    head.centres.start_()
     before = head.centres.table.clone()
     embeddings, labels = make_batch(0, [3, 3])
     head(

@@ -109,6 +109,10 @@ class HeadConfig:
     """Fraction of each shard in a step's softmax, in (0, 1]; below 1 is Partial FC."""
     lr_factor: float = 1.0
     """Learning rate of the centres as a multiple of the backbone's."""
+    rows: Literal["float32", "bfloat16", "int8"] = "float32"
+    """How centres are stored: bfloat16 takes half of the memory, int8 a quarter."""
+    momentum: float | None = None
+    """Of the centres; optim.momentum when not given. At 0 none is stored: half of the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from facescale.data.counter import uniform
+from facescale.seeding import uniform
 
 # One random number of every sample belongs to each name, whether it is used or not: so turning
 # one thing on changes nothing else.

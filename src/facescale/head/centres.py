@@ -5,20 +5,27 @@ from torch import Tensor, nn
 
 from facescale.allocator import use_huge_pages
 from facescale.distributed import Group, shard_range
-from facescale.seeding import generator
+from facescale.head.rows import FORMATS, Rounding
+from facescale.seeding import normal
 
-CHUNK = 4096  # classes that share one random stream, so that no start depends on the sharding
 INIT_STD = 0.01  # of every system that this field trains with
+START, ROUNDING = 0, 2  # keys of the random numbers; the head draws its samples with 1
+END_BYTES = 16
+"""At the end of a stored weight row: all zero says that nobody has touched the row yet."""
+START_ROWS = 4096  # begun at a time
 
 Rows = slice | Tensor
-"""Rows of a shard: a slice, which is a view and copies nothing, or sorted row numbers (k,)."""
+"""Rows of a shard: a slice, or sorted row numbers (k,)."""
 
 
 class ClassCentres(nn.Module):
     """Rows [first, last) of the matrix of class centres (num_classes, dim), with their momentum.
 
-    `table[row]` is (2, dim): the weight, then the momentum. One row of both is one place in
-    memory, so that a drawn class costs one page and not two.
+    `table[row]` is (parts, width): the weight, then the momentum if there is one, as `format` lays
+    them out. One row of both is one place in memory, so that a drawn class costs one page, not two.
+
+    A row gets its start value, N(0, 0.01) as a function of seed and class, when it is first read.
+    Until then the table is memory that the system has promised but not given.
     """
 
     table: Tensor
@@ -30,71 +37,136 @@ class ClassCentres(nn.Module):
         shard: Group,
         *,
         dtype: torch.dtype = torch.float32,
+        momentum: bool = True,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"class centres are float32 or float64, got {dtype}")
-        self.num_classes, self.dim, self.shard = num_classes, dim, shard
+        if dtype not in FORMATS:
+            names = ", ".join(str(known).removeprefix("torch.") for known in FORMATS)
+            raise ValueError(f"class centres are one of {names}, got {dtype}")
+        if dtype == torch.int8 and dim % 4:
+            raise ValueError(f"int8 class centres need a dim that 4 divides, got {dim}")
+        self.num_classes, self.dim, self.shard, self.seed = num_classes, dim, shard, seed
+        self.format = FORMATS[dtype]
         self.classes = shard_range(num_classes, shard.size, shard.rank)
-        self.register_buffer(
-            "table", torch.zeros(len(self.classes), 2, dim, dtype=dtype, device=device)
-        )
+        shape = (len(self.classes), 1 + momentum, dim + self.format.extra)
+        self.register_buffer("table", torch.zeros(shape, dtype=self.format.stored, device=device))
         use_huge_pages(self.table)
-        self._copied = self.table.new_empty(0)
-        self._initialise_(seed)
+        self._copied, self._stored = (self.table.new_empty(0) for _ in range(2))
+        self._numbers = self.table.new_empty(0, dtype=self.format.numbers)
+        self._state = self._numbers
+        self.begin_step(0)
 
     def __len__(self) -> int:
         return len(self.classes)
 
-    @torch.no_grad()
-    def _initialise_(self, seed: int) -> None:
-        """Draw N(0, 0.01) rows, chunk by chunk of the whole matrix: equal for any sharding."""
-        if not self.classes:
-            return
-        for chunk in range(self.classes.start // CHUNK, (self.classes.stop - 1) // CHUNK + 1):
-            classes = range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.num_classes))
-            device = self.table.device
-            random = generator(device, seed, chunk)
-            rows = torch.randn(len(classes), self.dim, generator=random, device=device)
-            first = max(classes.start, self.classes.start)
-            last = min(classes.stop, self.classes.stop)
-            self.table[first - self.classes.start : last - self.classes.start, 0] = (
-                rows[first - classes.start : last - classes.start] * INIT_STD
-            )
+    def begin_step(self, step: int) -> None:
+        """Let `step` decide how this step's rows are rounded; alike for copies of a shard."""
+        key = (self.seed, ROUNDING, self.shard.rank, step)
+        self._rounding = Rounding(self.format, self.table.device, *key)
 
     def weight(self, rows: Rows) -> Tensor:
-        """The centres of `rows`, not normalised; (k, dim). As `read`, good until the next call."""
-        weights = self.table[:, 0]
-        if isinstance(rows, slice):
-            return weights[rows]
-        return torch.index_select(weights, 0, rows, out=self._room(len(rows), 1)[:, 0])
+        """The centres of `rows`, not normalised; (k, dim). Good until the next call."""
+        stored = self._gather(rows, parts=1)
+        fresh = (_ends(stored) == 0).all(dim=1)
+        if fresh.any():
+            numbers = rows if isinstance(rows, Tensor) else _numbers(rows, len(self), fresh.device)
+            self._start_(numbers[fresh])
+            stored = self._gather(rows, parts=1)
+        return self.format.decode(stored, self._room(len(stored), 1))[:, 0]
 
-    def read(self, rows: Rows) -> Tensor:
-        """Weight and momentum of `rows`, (k, 2, dim), to be changed and given to `write_`.
+    def read(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Weight and momentum of `rows`, each (k, dim), to be changed in place for `write_`.
 
-        A view of the table for a slice; else a copy, in memory that the next `read` or `weight`
-        uses again: fresh memory would have to be zeroed by the kernel, block by block.
+        Views of the table for a slice of exact numbers; else copies, in memory that the next
+        `read` or `weight` uses again: fresh memory would have to be zeroed by the kernel each time.
+        `weight(rows)` must have been asked for before.
         """
-        if isinstance(rows, slice):
-            return self.table[rows]
-        state = self._room(len(rows), 2)
-        torch.index_select(self.table.flatten(1), 0, rows, out=state.flatten(1))
-        return state
+        parts = self.table.shape[1]
+        self._stored = self._gather(rows, parts)
+        self._state = self.format.decode(self._stored, self._room(len(self._stored), parts))
+        if parts == 2:
+            return self._state[:, 0], self._state[:, 1]
+        return self._state[:, 0], torch.zeros_like(self._state[:, 0])
 
-    def write_(self, rows: Rows, state: Tensor) -> None:
-        """Put back what `read(rows)` gave, changed. Other rows keep every bit."""
+    def write_(self, rows: Rows) -> None:
+        """Put back what `read(rows)` gave, as it is now. Other rows keep every bit."""
+        noise = self._rounding.noise(self._state.shape)
+        self.format.encode_(self._stored, self._state, noise)
         if isinstance(rows, Tensor):
-            self.table[rows] = state
+            _words(self.table)[rows] = _words(self._stored)
 
-    def _room(self, num_rows: int, parts: int) -> Tensor:
-        """Memory for a block of copied rows, (num_rows, parts, dim)."""
-        needed = num_rows * 2 * self.dim
-        if self._copied.numel() < needed or self._copied.device != self.table.device:
-            self._copied = self.table.new_empty(needed)
-        return self._copied[: num_rows * parts * self.dim].view(num_rows, parts, self.dim)
+    def start_(self) -> None:
+        """Give every row that nobody has touched its start value, as reading it would."""
+        for first in range(0, len(self), START_ROWS):
+            self.weight(slice(first, first + START_ROWS))
+
+    def put_(self, rows: Tensor, state: Tensor) -> None:
+        """Store weight and momentum (k, 2, dim) of another matrix; zeros are an untouched row."""
+        parts = self.table.shape[1]
+        stored = self.table.new_zeros(len(rows), *self.table.shape[1:])
+        self.format.encode_(
+            stored, state[:, :parts].to(self.table.device, self._numbers.dtype), None
+        )
+        self.table[rows.to(self.table.device)] = stored
 
     def full(self) -> Tensor:
         """The whole matrix (num_classes, dim) on every rank, by a collective; for small ones."""
-        return self.shard.gather_rows(self.table[:, 0])
+        self.start_()
+        out = self._numbers.new_empty(len(self), 1, self.dim)
+        return self.shard.gather_rows(self.format.decode(self.table[:, :1], out)[:, 0])
+
+    def _start_(self, rows: Tensor) -> None:
+        """Write the start values of `rows`, with no momentum."""
+        for some in rows.split(START_ROWS):
+            state = self._numbers.new_zeros(len(some), 1, self.dim)
+            state[:, 0] = start_values(self.seed, some + self.classes.start, self.dim)
+            stored = self.table.new_zeros(len(some), *self.table.shape[1:])
+            self.format.encode_(stored[:, :1], state, None)
+            self.table[some] = stored
+
+    def _gather(self, rows: Rows, parts: int) -> Tensor:
+        """Stored rows (k, parts, width): a view for a slice, else a copy in memory that is kept."""
+        if isinstance(rows, slice):
+            return self.table[rows, :parts]
+        shape = (len(rows), parts, self.table.shape[2])
+        self._copied = _enough(self._copied, shape)
+        copied = self._copied[: len(rows) * parts * shape[2]].view(shape)
+        torch.index_select(_words(self.table[:, :parts]), 0, rows, out=_words(copied))
+        return copied
+
+    def _room(self, num_rows: int, parts: int) -> Tensor:
+        """Memory for the numbers of rows, (num_rows, parts, dim), which is kept too."""
+        shape = (num_rows, parts, self.dim)
+        self._numbers = _enough(self._numbers, shape)
+        return self._numbers[: num_rows * parts * self.dim].view(shape)
+
+
+def start_values(seed: int, classes: Tensor, dim: int) -> Tensor:
+    """N(0, 0.01) of (seed, class) alone: equal for any sharding and on any device; (k, dim)."""
+    values = normal(dim, seed, START, classes.cpu().numpy()) * INIT_STD
+    return torch.from_numpy(values).to(classes.device)
+
+
+def _enough(room: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`room`, or a larger one for `shape`."""
+    needed = torch.Size(shape).numel()
+    return room if room.numel() >= needed else room.new_empty(needed)
+
+
+def _numbers(rows: slice, num_rows: int, device: torch.device) -> Tensor:
+    """The row numbers of a slice."""
+    return torch.arange(*rows.indices(num_rows), device=device)
+
+
+def _ends(stored: Tensor) -> Tensor:
+    """The last bytes of each weight row, (k, END_BYTES or fewer)."""
+    return stored[:, 0].view(torch.uint8)[:, -END_BYTES:]
+
+
+def _words(stored: Tensor) -> Tensor:
+    """(k, parts, width) as one row each, of words where they are whole: faster to copy."""
+    rows = stored.flatten(1)
+    whole = rows.shape[1] * rows.element_size() % 4 == 0
+    return rows.view(torch.int32) if whole else rows

@@ -46,8 +46,9 @@ class MarginHead(nn.Module):
         sample_rate: Fraction of each shard that joins the softmax in a step, in (0, 1]. The
             classes of the global batch always join.
         shards: Parts of the matrix; must divide the number of ranks. None: one part a rank.
-        dtype: float32, or float64 for proofs; embeddings are cast to it.
-        momentum: Of the centres' SGD.
+        dtype: How the centres are stored: float32, bfloat16 or int8 (with a scale a row), the last
+            two rounded at random; or float64 for proofs. The head computes in float32 or float64.
+        momentum: Of the centres' SGD; at 0 none is kept, which halves the memory.
         weight_decay: Of the centres' SGD, on sampled rows.
         seed: Of start values and samples; the same on all ranks.
         device: Where the centres lie.
@@ -88,7 +89,13 @@ class MarginHead(nn.Module):
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.mesh: Mesh = make_mesh(shards, device.type)
         self.centres = ClassCentres(
-            num_classes, embedding_dim, self.mesh.shard, dtype=dtype, device=device, seed=seed
+            num_classes,
+            embedding_dim,
+            self.mesh.shard,
+            dtype=dtype,
+            momentum=momentum > 0,
+            device=device,
+            seed=seed,
         )
         self.num_steps = 0
         """Steps so far: the key of the next sample. Whoever resumes a run sets it."""
@@ -116,15 +123,16 @@ class MarginHead(nn.Module):
             lr: Learning rate of the centres in this step; 0 moves nothing.
 
         Returns:
-            (), in the head's dtype. NaN on all ranks, and no centre moves, where an embedding of
+            (), float32 or float64. NaN on all ranks, and no centre moves, where an embedding of
             any rank is not finite.
 
         Raises:
             ValueError: Wrong shapes, or a label outside the classes; on every rank alike.
         """
         self._check_shapes(embeddings, labels)
-        unit = functional.normalize(embeddings.to(self.centres.table.dtype))
+        unit = functional.normalize(embeddings.to(self.centres.format.numbers))
         step = self._prepare(unit.detach(), labels.long(), lr)
+        self.centres.begin_step(self.num_steps)
         self.num_steps += 1
         if step is None:
             return unit.sum() * math.nan

@@ -135,14 +135,13 @@ def backward(step: Step, grad_loss: Tensor) -> Tensor:
         logits[block.own_row, block.own_sample] = step.scale * step.own_cosine[block.own_sample]
         radial = torch.linalg.vecdot(to_cosine, logits, dim=1) * (factor / step.scale)
         to_product = to_cosine.mul_((factor * inverse_norm)[:, None])
-        state = step.centres.read(block.rows)
-        weight, velocity = state.unbind(1)
+        weight, velocity = step.centres.read(block.rows)
         gradient.addmm_(to_product.T, weight)
         if step.lr:
             # Only what turns a centre counts: its length does not change a cosine.
             decay = step.weight_decay / step.replicate.size - radial * inverse_norm.square()
             learn_(step, weight, velocity, to_product, decay)
-            step.centres.write_(block.rows, state)
+            step.centres.write_(block.rows)
     return _own_part(step, gradient)
 
 

@@ -14,6 +14,7 @@ def save(state: TrainState, output: Path) -> None:
         "step": state.step,
         "position": state.position,
         "skipped": state.skipped,
+        "seed": state.config.seed,
         "scaler": state.scaler.state_dict(),
     }
     checkpoint.save(

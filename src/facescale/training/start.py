@@ -30,7 +30,7 @@ def begin_from_(state: TrainState, start: StartConfig) -> None:
             f"{path}: its backbone is {theirs}, but this run's is {state.backbone.spec}; "
             "choose the same one"
         )
-    old_labels = _old_labels(start, tensors.centres_shape(path)[0], state.head.num_classes)
+    old_labels = _old_labels(start, tensors.num_centres(path), state.head.num_classes)
     tensors.read_backbone_(path, state.backbone, state.optimizer)
     take_over_(state.head.centres, path, old_labels)
 
@@ -41,13 +41,12 @@ def take_over_(centres: ClassCentres, path: Path, old_labels: Tensor) -> None:
     `old_labels` (num_classes,) says where each class was, or `NEW`.
     """
     mine = old_labels[centres.classes.start : centres.classes.stop]
-    num_old = tensors.centres_shape(path)[0]
+    num_old = tensors.num_centres(path)
     for first in range(0, num_old, tensors.PIECE_ROWS):
         piece = range(first, min(first + tensors.PIECE_ROWS, num_old))
         here = ((mine >= piece.start) & (mine < piece.stop)).nonzero().flatten()
         if len(here):
-            rows = tensors.read_centres(path, piece)[mine[here] - first]
-            centres.table[here.to(centres.table.device)] = rows.to(centres.table)
+            centres.put_(here, tensors.read_centres(path, piece)[mine[here] - first])
 
 
 def _old_labels(start: StartConfig, num_old: int, num_new: int) -> Tensor:

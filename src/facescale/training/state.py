@@ -111,8 +111,8 @@ def build(config: Config, device: torch.device) -> TrainState:
         config.head.scale,
         config.head.sample_rate,
         config.head.shards,
-        dtype,
-        momentum=optim.momentum,
+        _rows_dtype(config),
+        momentum=optim.momentum if config.head.momentum is None else config.head.momentum,
         weight_decay=(
             optim.weight_decay if optim.head_weight_decay is None else optim.head_weight_decay
         ),
@@ -191,6 +191,19 @@ def _place_backbone(config: Config, device: torch.device) -> backbones.Backbone:
 def _make_margin(config: Config) -> Margin:
     chosen = config.head.margin
     return Margin(chosen.m1, chosen.m2, chosen.m3, chosen.gradient)
+
+
+def _rows_dtype(config: Config) -> torch.dtype:
+    """How the class centres are stored."""
+    chosen: torch.dtype = getattr(torch, config.head.rows)
+    if config.train.precision != "float64":
+        return chosen
+    if chosen != torch.float32:
+        raise ValueError(
+            f"head.rows is {config.head.rows}, but train.precision float64 is exact in all; leave "
+            "head.rows out"
+        )
+    return torch.float64
 
 
 def _check_batch(global_batch: int, train: TrainConfig, ranks: int) -> None:

@@ -1,7 +1,7 @@
 """The tensors of a checkpoint, by torch.distributed.checkpoint: any ranks write, any others read.
 
-The class centres are one tensor (num_classes, 2, dim), weight and momentum of each class. Ranks
-write the rows they hold, in pieces, so that whoever reads some rows never has to hold many more.
+The class centres are one tensor (num_classes, parts, width), rows as `head.rows` lays them out.
+Ranks write the rows they hold, in pieces: whoever reads some never has to hold many more.
 """
 
 import warnings
@@ -38,6 +38,7 @@ from torch.futures import Future
 
 from facescale.distributed import Mesh
 from facescale.head import MarginHead
+from facescale.head.rows import FORMATS
 from facescale.training.norms import read_statistics, write_statistics_
 
 CENTRES = "centres"
@@ -97,7 +98,11 @@ def read(
     """Fill all that learns from `folder`, in place. A collective.
 
     Where as many ranks read as wrote (`same_ranks`), each gets its own BatchNorm statistics back.
+
+    Raises:
+        ValueError: The class centres are stored in another way than this head's.
     """
+    _check_rows(folder, head)
     tensors = _tensors(backbone, optimizer, head)
     statistics = read_statistics(backbone)
     if same_ranks:
@@ -129,22 +134,43 @@ def read_backbone_(
         set_state_dict(backbone, optimizer, model_state_dict=model, optim_state_dict=optim)
 
 
-def centres_shape(folder: Path) -> torch.Size:
-    """(num_classes, 2, dim) of the class centres in `folder`."""
-    stored = FileSystemReader(folder).read_metadata().state_dict_metadata[CENTRES]
-    assert isinstance(stored, TensorStorageMetadata)
-    return stored.size
+def num_centres(folder: Path) -> int:
+    """Classes in `folder`."""
+    return _stored_centres(folder).size[0]
 
 
 def read_centres(folder: Path, classes: range) -> Tensor:
-    """Weight and momentum of some classes that follow each other, (len(classes), 2, dim)."""
-    stored = FileSystemReader(folder).read_metadata().state_dict_metadata[CENTRES]
-    assert isinstance(stored, TensorStorageMetadata)
+    """Weight and momentum of some classes that follow each other, (len(classes), 2, dim).
+
+    Zeros where a class has no momentum, or was never touched.
+    """
+    stored = _stored_centres(folder)
     rows = torch.empty(len(classes), *stored.size[1:], dtype=stored.properties.dtype)
     with _quiet():
         planner = _SomeRows(classes.start)
         load({CENTRES: rows}, checkpoint_id=folder, planner=planner, no_dist=True)
-    return rows
+    (row_format,) = (known for known in FORMATS.values() if known.stored == rows.dtype)
+    _, parts, width = rows.shape
+    numbers = torch.zeros(len(rows), 2, width - row_format.extra, dtype=row_format.numbers)
+    numbers[:, :parts] = row_format.decode(rows, numbers[:, :parts].clone())
+    return numbers
+
+
+def _check_rows(folder: Path, head: MarginHead) -> None:
+    stored, table = _stored_centres(folder), head.centres.table
+    theirs, ours = (tuple(stored.size[1:]), stored.properties.dtype), (table.shape[1:], table.dtype)
+    if theirs != ours:
+        raise ValueError(
+            f"{folder}: its class centres are {theirs[1]} {list(theirs[0])}, this run's "
+            f"{ours[1]} {list(ours[0])}; keep head.rows and head.momentum, or begin a new run with "
+            "start.checkpoint, which converts them"
+        )
+
+
+def _stored_centres(folder: Path) -> TensorStorageMetadata:
+    stored = FileSystemReader(folder).read_metadata().state_dict_metadata[CENTRES]
+    assert isinstance(stored, TensorStorageMetadata)
+    return stored
 
 
 def _tensors(

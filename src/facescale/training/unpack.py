@@ -6,6 +6,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from facescale import backbones
+from facescale.head.centres import start_values
 from facescale.training import tensors
 from facescale.training.checkpoint import read_numbers
 from facescale.training.weights import save_backbone
@@ -33,11 +34,14 @@ def unpack_centres(checkpoint: Path, output: Path, rows: int = ROWS) -> Iterator
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
-    num_classes = tensors.centres_shape(checkpoint)[0]
+    num_classes = tensors.num_centres(checkpoint)
+    seed = read_numbers(checkpoint).get("seed", 0)
     starts = range(0, num_classes, rows)
     for number, start in enumerate(starts, 1):
         classes = range(start, min(start + rows, num_classes))
         weight = tensors.read_centres(checkpoint, classes)[:, 0].contiguous()
+        fresh = (weight == 0).all(dim=1).nonzero().flatten()  # nobody has touched them yet
+        weight[fresh] = start_values(seed, fresh + start, weight.shape[1]).to(weight)
         path = output / f"centres-{number:05d}-of-{len(starts):05d}.safetensors"
         metadata = {"first_class": str(start), "num_classes": str(num_classes)}
         save_file({"centres": weight}, path, metadata=metadata)

@@ -91,6 +91,7 @@ class OwnHead:
             momentum=MOMENTUM,
             weight_decay=WEIGHT_DECAY,
         )
+        self.head.centres.start_()
 
     def step(self, embeddings: Tensor, labels: Tensor) -> None:
         """Forward, backward and update; embeddings (b, dim) get their gradient."""
