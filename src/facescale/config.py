@@ -156,6 +156,8 @@ class OptimConfig:
     """Which backbone parameters decay: all (the report, arcface_torch), or no BN, PReLU, bias."""
     clip_norm: float | None = None
     """Largest norm of the backbone's gradient; arcface_torch has 5."""
+    fused: bool = False
+    """One kernel of torch for all parameters' updates; equal but for rounding."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
@@ -176,14 +178,19 @@ class TrainConfig:
     epochs: float = 20.0
     steps: int | None = None
     """Steps in all; when given, it replaces epochs."""
-    precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"
-    """Of the backbone's trunk; neck and head stay in float32. float64 is all of it, for proofs."""
+    precision: Literal["float32", "tf32", "float64", "bf16", "fp16"] = "float32"
+    """Of the backbone's trunk; neck and head stay in float32. float64 is all of it, for proofs.
+
+    tf32 is float32 whose convolutions round to 10 bits where CUDA has cores for that.
+    """
     sync_batchnorm: bool = False
     """BatchNorm over the global batch: what is learnt no longer depends on the ranks."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """What a loss or gradient that is not finite does: end the run, or skip the step, counted."""
     channels_last: bool = True
     """Memory layout of images and weights."""
+    compile: bool = False
+    """Let torch.compile make kernels of the backbone; costs minutes at the start."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "global_batch_size", "micro_batch", "steps"):

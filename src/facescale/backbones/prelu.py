@@ -19,6 +19,7 @@ class PReLU(nn.PReLU):
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) to the same shape: x where x > 0, else slope * x."""
         ours = x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
+        ours = ours and not torch.compiler.is_compiling()  # which fuses what it can see through
         if ours and x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
             return _Blockwise.apply(x, self.weight)  # type: ignore[no-any-return,no-untyped-call]
         return super().forward(x)

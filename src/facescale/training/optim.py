@@ -55,5 +55,5 @@ def make_optimizer(backbone: nn.Module, config: OptimConfig) -> torch.optim.Opti
     """SGD with momentum or AdamW over the backbone's parameters that learn."""
     groups = decay_groups(backbone, config.weight_decay, config.decay)
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        return torch.optim.AdamW(groups, lr=config.lr, fused=config.fused)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=config.fused)

@@ -23,6 +23,7 @@ from facescale.training.weights import load_weights_
 
 PRECISIONS = {
     "float32": torch.float32,
+    "tf32": torch.float32,
     "float64": torch.float64,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -99,9 +100,8 @@ def build(config: Config, device: torch.device) -> TrainState:
     world = world_group()
     dataset = _open_training_set(config)
     dtype = torch.promote_types(PRECISIONS[config.train.precision], torch.float32)
-    backbone = _place_backbone(config, device).to(dtype)
-    if config.train.sync_batchnorm:
-        synchronise_norms_(backbone, world)
+    backbone = _place_backbone(config, device, world).to(dtype)
+    round_convolutions(config.train.precision == "tf32")
     margin = _make_margin(config)
     optim = config.optim
     head = MarginHead(
@@ -164,6 +164,14 @@ def trunk_autocast(device_type: str, precision: str) -> torch.autocast:
     return torch.autocast(device_type, dtype, enabled=dtype.itemsize < 4)
 
 
+def round_convolutions(to_tf32: bool) -> None:
+    """Say whether CUDA's float32 convolutions may round their factors; torch lets them by default.
+
+    Matrix products, which are the neck's and the head's, keep float32: that is torch's default.
+    """
+    torch.backends.cudnn.allow_tf32 = to_tf32  # inductor reads this name, not the newer ones
+
+
 def make_backbone(
     chosen: BackboneConfig, random: torch.Generator | None = None
 ) -> backbones.Backbone:
@@ -179,11 +187,15 @@ def make_backbone(
     )
 
 
-def _place_backbone(config: Config, device: torch.device) -> backbones.Backbone:
+def _place_backbone(config: Config, device: torch.device, world: Group) -> backbones.Backbone:
     """The network with the weights that a run begins with, where and how it will be trained."""
     backbone = make_backbone(config.backbone, generator("cpu", config.seed, BACKBONE))
     if config.backbone.weights is not None:
         load_weights_(backbone, config.backbone.weights)
+    if config.train.sync_batchnorm:
+        synchronise_norms_(backbone, world)
+    if config.train.compile:
+        backbone.compile()  # in place: the names of its weights stay
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     return backbone.to(device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
