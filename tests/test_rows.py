@@ -140,6 +140,12 @@ def test_without_momentum_it_is_the_same_step(tmp_path: Path) -> None:
     torch.testing.assert_close(tables[0], tables[1], rtol=0, atol=1e-15)
 
 
+def test_what_does_not_fit_is_said_before_the_run() -> None:
+    said = r"10000000000 class centres need 38147.0 GiB, and .* are available; store them in bf"
+    with pytest.raises(ValueError, match=said):
+        facescale.MarginHead(10**10, 512)
+
+
 def test_int8_needs_whole_words() -> None:
     with pytest.raises(ValueError, match="need a dim that 4 divides, got 6"):
         facescale.MarginHead(10, 6, dtype=torch.int8)

@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import sys
+from pathlib import Path
 
 from torch import Tensor
 
@@ -42,3 +43,12 @@ def use_huge_pages(tensor: Tensor) -> bool:
         return False
     madvise = ctypes.CDLL(None).madvise
     return bool(madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), advice) == 0)
+
+
+def available_memory() -> float:
+    """Bytes that the system can hand out now; 8 GiB where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 8 * 2.0**30
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

@@ -79,9 +79,17 @@ class HeadCost:
 
 
 def head_cost(
-    rows: int, sample_rate: float, dim: int, batch: int, device_type: str = "cpu"
+    rows: int,
+    sample_rate: float,
+    dim: int,
+    batch: int,
+    device_type: str = "cpu",
+    stored: torch.dtype = torch.float32,
+    momentum: float = 0.9,
 ) -> HeadCost:
     """The cost of `rows` class centres on a rank whose shard group brings `batch` embeddings.
+
+    `stored` and `momentum` are those of `MarginHead`: they decide the bytes of a row.
 
     The real head walks two small blocks on the CPU; the rest is a straight line in the rows.
     """
@@ -89,9 +97,10 @@ def head_cost(
     block = min(drawn, block_rows(device_type))
     kept = min(drawn, LOGITS_BUDGET // (4 * batch))
     draw = _DRAW_BYTES * drawn if sample_rate < 1 else 0
-    walk = _block_bytes(block, sample_rate < 1, dim, batch)
+    kind = (stored, momentum)
+    walk = _block_bytes(block, sample_rate < 1, dim, batch, kind)
     return HeadCost(
-        centres=rows * _row_bytes(dim),
+        centres=rows * _row_bytes(dim, kind),
         logits=4 * kept * batch,
         temporaries=max(walk, draw - 4 * kept * batch),
     )
@@ -101,22 +110,30 @@ _DRAW_BYTES = 100
 """Of a drawn row, while a sample is drawn: its number and the sort that makes numbers distinct."""
 
 
-def _block_bytes(rows: int, sampled: bool, dim: int, batch: int) -> int:
+Kind = tuple[torch.dtype, float]
+"""How rows are stored, and their momentum."""
+
+
+def _block_bytes(rows: int, sampled: bool, dim: int, batch: int, kind: Kind) -> int:
     """What a step over one block needs beside its logits, from four small ones."""
     low, high = _PROBED
     x, y = ((size - low) / (high - low) for size in (rows, batch))
     base, by_rows, by_batch, by_both = (
-        _probe(r, sampled, dim, b) for r, b in ((low, low), (high, low), (low, high), (high, high))
+        _probe(r, sampled, dim, b, kind)
+        for r, b in ((low, low), (high, low), (low, high), (high, high))
     )
     both = by_both - by_rows - by_batch + base
     return max(0, int(base + x * (by_rows - base) + y * (by_batch - base) + x * y * both))
 
 
 @lru_cache(maxsize=64)
-def _probe(rows: int, sampled: bool, dim: int, batch: int) -> int:
+def _probe(rows: int, sampled: bool, dim: int, batch: int, kind: Kind) -> int:
     """Most bytes at once of a real step over one block of `rows`, without its kept logits."""
     rate = 0.5 if sampled else 1.0
-    head = MarginHead(int(rows / rate), dim, sample_rate=rate, shards=1)
+    stored, momentum = kind
+    head = MarginHead(
+        int(rows / rate), dim, sample_rate=rate, shards=1, dtype=stored, momentum=momentum
+    )
     embeddings = torch.randn(batch, dim, requires_grad=True)
     with Ledger() as ledger:
         labels = torch.arange(batch) % (rows // 2)
@@ -125,7 +142,8 @@ def _probe(rows: int, sampled: bool, dim: int, batch: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _row_bytes(dim: int) -> int:
+def _row_bytes(dim: int, kind: Kind) -> int:
     """Bytes of one class centre, with all that is kept of it."""
-    head = MarginHead(64, dim, shards=1)
+    stored, momentum = kind
+    head = MarginHead(64, dim, shards=1, dtype=stored, momentum=momentum)
     return _num_bytes(*head.parameters(), *head.buffers()) // 64

@@ -12,6 +12,7 @@ from facescale.benchmark.costs import BackboneCost, backbone_cost, head_cost
 from facescale.benchmark.search import largest
 from facescale.config import Config
 from facescale.distributed import shard_range
+from facescale.training.state import centres_momentum, rows_dtype
 
 KERNELS = 27 << 20
 """Code of torch that the first step loads, on the CPU; measured with torch 2.13."""
@@ -96,6 +97,8 @@ class Planner:
             backbone.embedding_dim,
             group_batch,
             self.device_type,
+            rows_dtype(self.config),
+            centres_momentum(self.config),
         )
         in_head = head.logits + head.temporaries
         going_back = backbone.peak - backbone.activations

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from facescale.allocator import use_huge_pages
+from facescale.allocator import available_memory, use_huge_pages
 from facescale.distributed import Group, shard_range
 from facescale.head.rows import FORMATS, Rounding
 from facescale.seeding import normal
@@ -51,6 +51,7 @@ class ClassCentres(nn.Module):
         self.format = FORMATS[dtype]
         self.classes = shard_range(num_classes, shard.size, shard.rank)
         shape = (len(self.classes), 1 + momentum, dim + self.format.extra)
+        _check_room(shape, self.format.stored, torch.device(device))
         self.register_buffer("table", torch.zeros(shape, dtype=self.format.stored, device=device))
         use_huge_pages(self.table)
         self._copied, self._stored = (self.table.new_empty(0) for _ in range(2))
@@ -141,6 +142,17 @@ class ClassCentres(nn.Module):
         shape = (num_rows, parts, self.dim)
         self._numbers = _enough(self._numbers, shape)
         return self._numbers[: num_rows * parts * self.dim].view(shape)
+
+
+def _check_room(shape: tuple[int, ...], stored: torch.dtype, device: torch.device) -> None:
+    """Memory that is only promised would run out in the middle of a run."""
+    needed = torch.Size(shape).numel() * stored.itemsize
+    if device.type == "cpu" and needed > (left := available_memory()):
+        raise ValueError(
+            f"{shape[0]} class centres need {needed / 2**30:.1f} GiB, and {left / 2**30:.1f} are "
+            "available; store them in bfloat16 or int8 (head.rows), without momentum "
+            "(head.momentum 0), or on more ranks"
+        )
 
 
 def start_values(seed: int, classes: Tensor, dim: int) -> Tensor:

@@ -111,8 +111,8 @@ def build(config: Config, device: torch.device) -> TrainState:
         config.head.scale,
         config.head.sample_rate,
         config.head.shards,
-        _rows_dtype(config),
-        momentum=optim.momentum if config.head.momentum is None else config.head.momentum,
+        rows_dtype(config),
+        momentum=centres_momentum(config),
         weight_decay=(
             optim.weight_decay if optim.head_weight_decay is None else optim.head_weight_decay
         ),
@@ -205,7 +205,13 @@ def _make_margin(config: Config) -> Margin:
     return Margin(chosen.m1, chosen.m2, chosen.m3, chosen.gradient)
 
 
-def _rows_dtype(config: Config) -> torch.dtype:
+def centres_momentum(config: Config) -> float:
+    """Momentum of the class centres' SGD."""
+    own = config.head.momentum
+    return config.optim.momentum if own is None else own
+
+
+def rows_dtype(config: Config) -> torch.dtype:
     """How the class centres are stored."""
     chosen: torch.dtype = getattr(torch, config.head.rows)
     if config.train.precision != "float64":

@@ -13,12 +13,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from facescale.allocator import keep_freed_memory
+from facescale.allocator import available_memory, keep_freed_memory
 
 Prepare = Callable[[], Callable[[], object]]
 """Lays out the input of a step, which is not timed, and returns the step, which is."""
@@ -131,7 +130,7 @@ def interleave(case: Case, rounds: int = 7, memory: float | None = None) -> Time
     Raises:
         RuntimeError: A contender's process ended before it had answered.
     """
-    available = 0.8 * _available_memory() if memory is None else memory
+    available = 0.8 * available_memory() if memory is None else memory
     together = sum(contender.memory for contender in case.contenders) <= available
     times = Times(case, together, {contender.name: [] for contender in case.contenders})
     workers = {c.name: _Worker(c) for c in case.contenders} if together else {}
@@ -219,12 +218,3 @@ def _probe(shape: Shape) -> tuple[float, float]:
     begin = time.perf_counter()
     target.copy_(source)
     return gemm, 2 * source.nbytes / (time.perf_counter() - begin)
-
-
-def _available_memory() -> float:
-    """Bytes that the system can hand out now; 8 GiB where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 8 * 2.0**30
-    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
