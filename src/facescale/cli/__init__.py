@@ -68,5 +68,6 @@ def _is_ours(error: BaseException) -> bool:
 
 def _refuse(message: str) -> NoReturn:
     rank = os.environ.get("RANK", "0")
-    print("facescale:" if rank == "0" else f"facescale (rank {rank}):", message, file=sys.stderr)
+    who = "facescale" if rank == "0" else f"facescale (rank {rank})"
+    sys.stderr.write(f"{who}: {message}\n")  # at once: ranks that share a terminal mix their pieces
     sys.exit(2)
