@@ -120,7 +120,7 @@ def test_what_does_not_fit_takes_the_machine_one_by_one() -> None:
 
 def test_a_contender_that_dies_is_named() -> None:
     case = Case("", "", (Contender("a", partial(_counting, 0), memory=0.0),), samples=1)
-    with pytest.raises(RuntimeError, match="a ended with status 1"):
+    with pytest.raises(ChildProcessError, match="a ended with status 1"):
         interleave(case, 1)
 
 

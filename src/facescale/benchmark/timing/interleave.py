@@ -174,7 +174,7 @@ class _Worker:
         except (EOFError, ConnectionError) as error:
             self._process.join()
             code = self._process.exitcode
-            raise RuntimeError(
+            raise ChildProcessError(
                 f"{self._name} ended with status {code}; its error is above, or it ran out of "
                 "memory: take a smaller batch or fewer identities"
             ) from error
