@@ -57,6 +57,7 @@ class ClassCentres(nn.Module):
         self._copied, self._stored = (self.table.new_empty(0) for _ in range(2))
         self._numbers = self.table.new_empty(0, dtype=self.format.numbers)
         self._state = self._numbers
+        self.look_again_()
         self.begin_step(0)
 
     def __len__(self) -> int:
@@ -70,10 +71,11 @@ class ClassCentres(nn.Module):
     def weight(self, rows: Rows) -> Tensor:
         """The centres of `rows`, not normalised; (k, dim). Good until the next call."""
         stored = self._gather(rows, parts=1)
-        fresh = (_ends(stored) == 0).all(dim=1)
-        if fresh.any():
+        if self._maybe_fresh[rows].any():
+            fresh = (_ends(stored) == 0).all(dim=1)
             numbers = rows if isinstance(rows, Tensor) else _numbers(rows, len(self), fresh.device)
             self._start_(numbers[fresh])
+            self._maybe_fresh[rows] = False
             stored = self._gather(rows, parts=1)
         return self.format.decode(stored, self._room(len(stored), 1))[:, 0]
 
@@ -97,6 +99,11 @@ class ClassCentres(nn.Module):
         self.format.encode_(self._stored, self._state, noise)
         if isinstance(rows, Tensor):
             _words(self.table)[rows] = _words(self._stored)
+
+    def look_again_(self) -> None:
+        """Take no row for touched: whoever has filled `table` calls this."""
+        # To look at the table itself in each step would cost a cache line a row.
+        self._maybe_fresh = torch.ones(len(self), dtype=torch.bool, device=self.table.device)
 
     def start_(self) -> None:
         """Give every row that nobody has touched its start value, as reading it would."""

@@ -109,6 +109,7 @@ def read(
         tensors["statistics"] = _by_rank(statistics, head.mesh)
     with _quiet():
         load(tensors, checkpoint_id=folder, no_dist=head.mesh.world.size == 1)
+    head.centres.look_again_()
     set_state_dict(
         backbone,
         optimizer,
