@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from facescale.data import indexcache, recordio
-from facescale.data.recordfile import RecordFile
+from facescale.data.recordfile import RecordFile, write_whole
 from facescale.data.recordio import RecordIO, write_recordio
 from test_recordio import file_of, im2rec_layout
 
@@ -122,14 +122,13 @@ def test_a_folder_that_cannot_be_written_has_its_cache_at_home(
 ) -> None:
     (kept / "train.idx.cache").unlink()
     (kept / "train.idx").unlink()
-    write_whole = indexcache._write_whole
 
     def refuse(path: Path, *rest: Any) -> None:
         if path.parent == kept:
             raise PermissionError(f"{path} is read-only")
         write_whole(path, *rest)
 
-    monkeypatch.setattr(indexcache, "_write_whole", refuse)
+    monkeypatch.setattr(indexcache, "write_whole", refuse)
     monkeypatch.setattr(recordio, "write_index", refuse)
     assert samples_of(kept) == TRUTH
     assert len(list((kept / "home" / "facescale").iterdir())) == 1
@@ -144,7 +143,7 @@ def test_a_set_opens_where_nothing_can_be_written(
         raise OSError(28, "No space left on device")
 
     (kept / "train.idx.cache").unlink()
-    monkeypatch.setattr(indexcache, "_write_whole", refuse)
+    monkeypatch.setattr(indexcache, "write_whole", refuse)
     assert samples_of(kept) == TRUTH
 
 

@@ -10,16 +10,15 @@ import hashlib
 import logging
 import mmap
 import os
-import secrets
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facescale.data.recordfile import Keys
+from facescale.data.recordfile import Keys, write_whole
 
 WORTH_KEEPING = 1_000_000
 """Records; the text of fewer is parsed in a tenth of a second."""
@@ -80,7 +79,8 @@ class IndexCache:
         header = _FORMAT + self._state + proof + sizes
         for path in self._paths:
             try:
-                _write_whole(path, [header, *body])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path, [header, *body])
             except OSError as error:
                 _log.info("%s cannot be written: %s", path, error)
             else:
@@ -136,16 +136,3 @@ def _sample(data: mmap.mmap | memoryview) -> bytes:
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=_DIGEST_SIZE).digest()
-
-
-def _write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
-    """Write `path` such that it is whole whenever it is there."""
-    # Ranks may write at once, on several hosts too
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("xb") as file:
-            file.writelines(parts)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
