@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from facescale import MarginHead, cosface
 from facescale.allocator import keep_freed_memory
+from facescale.benchmark.timing.baselines import OwnHead
 from facescale.config import BackboneConfig, Config, DataConfig, TrainConfig
 from facescale.distributed import Group, world_group
 from facescale.training import build, train_step
@@ -45,13 +45,13 @@ def network(name: str, batch_size: int) -> Step:
 
 def head(num_classes: int, sample_rate: float, batch_size: int) -> Step:
     """The head alone."""
-    module = MarginHead(num_classes, 512, cosface(0.4), sample_rate=sample_rate)
+    contender = OwnHead(num_classes, 512, sample_rate)
     random = torch.Generator().manual_seed(world_group().rank)
 
     def step() -> None:
         embeddings = torch.randn(batch_size, 512, generator=random).requires_grad_()
         labels = torch.randint(num_classes, (batch_size,), generator=random)
-        module(embeddings, labels, 0.1).backward()
+        contender.step(embeddings, labels)
 
     return step
 
