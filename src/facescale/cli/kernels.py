@@ -11,7 +11,7 @@ from rich.table import Table
 from facescale.benchmark.timing import KINDS, case_of, usage
 from facescale.benchmark.timing.interleave import Case, Times, interleave
 
-HELP = "time head, backbone or whole step beside the peers' plans of work"
+HELP = "time head, step, loader or inference beside the peers' plans of work"
 CASES = ["head/85742", "head/360232/0.1"]
 
 

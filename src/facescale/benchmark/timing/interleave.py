@@ -128,7 +128,7 @@ def interleave(case: Case, rounds: int = 7, memory: float | None = None) -> Time
     free), each is started anew in every round, warmed up, timed and stopped.
 
     Raises:
-        RuntimeError: A contender's process ended before it had answered.
+        ChildProcessError: A contender's process ended before it had answered.
     """
     available = 0.8 * available_memory() if memory is None else memory
     together = sum(contender.memory for contender in case.contenders) <= available
