@@ -8,7 +8,7 @@ import pytest
 
 from conftest import RunRanks
 from facescale.config import CheckpointConfig, HeadConfig, TrainConfig
-from facescale.head.margin_head import BLOCK_ROWS
+from facescale.head.walk import BLOCK_ROWS
 from facescale.training import build, train, train_step
 from facescale.training.metrics import read_metrics
 from test_training import CPU, small_run

@@ -80,11 +80,12 @@ def test_the_head_needs_what_the_line_through_small_heads_says(sample_rate: floa
 
     rows, dim, batch = 3000, 128, 96
     head = MarginHead(rows, dim, sample_rate=sample_rate)
+    head.centres.start_()
     embeddings = torch.randn(batch, dim, requires_grad=True)
     with Ledger() as ledger:
         head(embeddings, torch.arange(batch), lr=0.1).backward()
     cost = head_cost(rows, sample_rate, dim, batch)
-    # Blocks are cut where they are cut, and a sample's draw is a rule of thumb.
+    # A sample's draw is a rule of thumb.
     assert cost.logits + cost.temporaries == pytest.approx(ledger.peak, rel=0.25)
 
 

@@ -10,7 +10,9 @@ import facescale
 from conftest import RunRanks
 from facescale.distributed import Group
 from facescale.head.centres import ClassCentres, start_values
+from facescale.head.compiled import CompiledWalk
 from facescale.head.rows import FORMATS, Rounding
+from facescale.native import build
 from facescale.seeding import normal
 
 FEW_BITS = [torch.bfloat16, torch.int8]
@@ -85,10 +87,17 @@ def test_a_row_begins_when_it_is_read_and_not_before(dtype: torch.dtype) -> None
     torch.testing.assert_close(centres.weight(rows), truth, rtol=0, atol=within)
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "blocks"])
 @pytest.mark.parametrize("dtype", FEW_BITS)
 @pytest.mark.parametrize("rate", [1.0, 0.3])
-def test_small_steps_are_not_lost(dtype: torch.dtype, rate: float) -> None:
+def test_small_steps_are_not_lost(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rate: float, compiled: bool
+) -> None:
     """A thousand steps, each far below a level, move a centre as far as in float32."""
+    if not compiled:
+        monkeypatch.setattr(CompiledWalk, "serves", lambda step: False)
+    elif reason := build.missing():
+        pytest.skip(reason)
     moved = []
     for kind in (torch.float32, dtype):
         head = facescale.MarginHead(

@@ -10,7 +10,8 @@ from facescale.backbones.backbone import IMAGE_SHAPE
 from facescale.benchmark.ledger import Ledger
 from facescale.config import Config
 from facescale.head import MarginHead
-from facescale.head.margin_head import LOGITS_BUDGET, block_rows
+from facescale.head.margin_head import LOGITS_BUDGET
+from facescale.head.walk import block_rows
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import make_optimizer
 from facescale.training.state import make_backbone, trunk_autocast
@@ -135,6 +136,7 @@ def _probe(rows: int, sampled: bool, dim: int, batch: int, kind: Kind) -> int:
         int(rows / rate), dim, sample_rate=rate, shards=1, dtype=stored, momentum=momentum
     )
     embeddings = torch.randn(batch, dim, requires_grad=True)
+    head.centres.start_()
     with Ledger() as ledger:
         labels = torch.arange(batch) % (rows // 2)
         head(embeddings, labels, lr=0.1).backward()

@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from facescale.allocator import available_memory, use_huge_pages
 from facescale.distributed import Group, shard_range
 from facescale.head.rows import FORMATS, Rounding
-from facescale.seeding import normal
+from facescale.seeding import derive_seed, normal
 
 INIT_STD = 0.01  # of every system that this field trains with
 START, ROUNDING = 0, 2  # keys of the random numbers; the head draws its samples with 1
 END_BYTES = 16
 """At the end of a stored weight row: all zero says that nobody has touched the row yet."""
-START_ROWS = 4096  # begun at a time
+START_ROWS = 1024  # begun at a time
 
 Rows = slice | Tensor
 """Rows of a shard: a slice, or sorted row numbers (k,)."""
@@ -67,24 +67,29 @@ class ClassCentres(nn.Module):
         """Let `step` decide how this step's rows are rounded; alike for copies of a shard."""
         key = (self.seed, ROUNDING, self.shard.rank, step)
         self._rounding = Rounding(self.format, self.table.device, *key)
+        self.key = derive_seed(self.seed, ROUNDING, step) & 0xFFFFFFFF
+        """Of this step's rounding, for whoever draws by class and not by place."""
 
     def weight(self, rows: Rows) -> Tensor:
         """The centres of `rows`, not normalised; (k, dim). Good until the next call."""
+        self.touch_(rows)
         stored = self._gather(rows, parts=1)
+        return self.format.decode(stored, self._room(len(stored), 1))[:, 0]
+
+    def touch_(self, rows: Rows) -> None:
+        """Give those of `rows` that nobody has read yet their start values."""
         if self._maybe_fresh[rows].any():
-            fresh = (_ends(stored) == 0).all(dim=1)
+            fresh = (_ends(self.table)[rows] == 0).all(dim=1)
             numbers = rows if isinstance(rows, Tensor) else _numbers(rows, len(self), fresh.device)
             self._start_(numbers[fresh])
             self._maybe_fresh[rows] = False
-            stored = self._gather(rows, parts=1)
-        return self.format.decode(stored, self._room(len(stored), 1))[:, 0]
 
     def read(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Weight and momentum of `rows`, each (k, dim), to be changed in place for `write_`.
 
         Views of the table for a slice of exact numbers; else copies, in memory that the next
         `read` or `weight` uses again: fresh memory would have to be zeroed by the kernel each time.
-        `weight(rows)` must have been asked for before.
+        `weight(rows)` or `touch_(rows)` must have been asked for before.
         """
         parts = self.table.shape[1]
         self._stored = self._gather(rows, parts)
@@ -108,7 +113,7 @@ class ClassCentres(nn.Module):
     def start_(self) -> None:
         """Give every row that nobody has touched its start value, as reading it would."""
         for first in range(0, len(self), START_ROWS):
-            self.weight(slice(first, first + START_ROWS))
+            self.touch_(slice(first, first + START_ROWS))
 
     def put_(self, rows: Tensor, state: Tensor) -> None:
         """Store weight and momentum (k, 2, dim) of another matrix; zeros are an untouched row."""

@@ -11,20 +11,12 @@ from facescale.head.centres import ClassCentres
 from facescale.head.gather import RowGather
 from facescale.head.margins import Margin, arcface
 from facescale.head.sampling import draw_rows
-from facescale.head.softmax import Block, MarginSoftmax, Step
+from facescale.head.softmax import MarginSoftmax, make_walk
+from facescale.head.step import Step
 from facescale.seeding import generator
 
-BLOCK_ROWS = {
-    "cpu": 2048,
-    "cuda": 65536,
-}  # few enough to stay in the cache, enough for cores to share a pass; CUDA unproven
 LOGITS_BUDGET = 256 << 20  # bytes
 SAMPLING = 1  # key that keeps the draws apart from the start values
-
-
-def block_rows(device_type: str) -> int:
-    """Rows of a block on a device of this type."""
-    return BLOCK_ROWS.get(device_type, max(BLOCK_ROWS.values()))
 
 
 class MarginHead(nn.Module):
@@ -136,7 +128,7 @@ class MarginHead(nn.Module):
         self.num_steps += 1
         if step is None:
             return unit.sum() * math.nan
-        return MarginSoftmax.apply(unit, step)  # type: ignore[no-any-return, no-untyped-call]
+        return MarginSoftmax.apply(unit, make_walk(step))  # type: ignore[no-any-return, no-untyped-call]
 
     def _check_shapes(self, embeddings: Tensor, labels: Tensor) -> None:
         if embeddings.ndim != 2 or embeddings.shape[1] != self.embedding_dim:
@@ -161,6 +153,8 @@ class MarginHead(nn.Module):
         self._check_labels(all_labels)
         if not bool(finite.all()):
             return None
+        rows = self._sample(all_labels) if self.sample_rate < 1.0 else None
+        own, sample = self._own_rows(group_labels, rows)
         return Step(
             centres=self.centres,
             shard=self.mesh.shard,
@@ -173,7 +167,9 @@ class MarginHead(nn.Module):
             batch=batch,
             counts=counts,
             global_batch=max(sum(copies), 1),
-            blocks=self._blocks(group_labels, all_labels),
+            rows=rows,
+            own_row=own,
+            own_sample=sample,
             logits_budget=self.logits_budget,
         )
 
@@ -185,27 +181,13 @@ class MarginHead(nn.Module):
                 f"to {self.num_classes - 1}: raise num_classes or mend the labels"
             )
 
-    def _blocks(self, group_labels: Tensor, all_labels: Tensor) -> list[Block]:
-        """Cut the rows of this step into blocks, and find each sample's own class among them."""
+    def _own_rows(self, group_labels: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Places among the drawn rows of own classes that are here, sorted; and whose they are."""
         own = group_labels - self.centres.classes.start
-        num_rows = len(self.centres)
-        rows = self._sample(all_labels) if self.sample_rate < 1.0 else None
-        if rows is not None:
-            here = (own >= 0) & (own < num_rows)
-            own = torch.where(here, torch.searchsorted(rows, own), -1)
-            num_rows = len(rows)
-        own, sample = own.sort()
-        width = block_rows(own.device.type)
-        starts = [*range(0, num_rows, width), num_rows]
-        cuts = torch.searchsorted(own, torch.tensor(starts, device=own.device)).tolist()
-        return [
-            Block(
-                rows=slice(start, stop) if rows is None else rows[start:stop],
-                own_row=own[first:last] - start,
-                own_sample=sample[first:last],
-            )
-            for start, stop, first, last in zip(starts, starts[1:], cuts, cuts[1:], strict=False)
-        ]
+        (here,) = torch.where((own >= 0) & (own < len(self.centres)))
+        place = own[here] if rows is None else torch.searchsorted(rows, own[here])
+        place, order = place.sort()
+        return place, here[order]
 
     def _sample(self, all_labels: Tensor) -> Tensor:
         """Rows of this shard that join; copies of a shard draw the same ones."""

@@ -17,6 +17,7 @@ from facescale.distributed import processes
 from facescale.evaluation.embedding import verify_pairs
 from facescale.evaluation.plots import plot_roc, plot_training
 from facescale.evaluation.verification import Verification
+from facescale.native.build import missing
 from facescale.training.console import Console
 from facescale.training.metrics import Tally, Window, peak_memory, read_metrics, write_whole
 from facescale.training.norms import average_statistics_
@@ -56,6 +57,8 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
     with processes(config.device, config.timeout_s) as device:
         state = build(config, device)
         notes = resume_(state, output) if resume else []
+        if device.type == "cpu" and (reason := missing()):
+            notes.append(f"without compiled kernels a step takes longer: {reason}")
         if state.step == 0 and config.start.checkpoint is not None:
             begin_from_(state, config.start)
         console = Console(output, rank=state.world.rank, step=state.step, num_steps=state.num_steps)

@@ -1,0 +1,110 @@
+"""The walk over the drawn class centres in a compiled kernel, on a CPU."""
+
+import ctypes
+from ctypes import c_float, c_int32, c_int64, c_uint32, c_void_p
+
+import torch
+from torch import Tensor
+
+from facescale.head.step import Step
+from facescale.native.build import library, torch_symbol
+
+FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}  # what `head.cpp` knows
+WIDE = 256  # samples; from here on larger tiles, for their sake
+
+
+class Arguments(ctypes.Structure):
+    """As `Head` in native/head.cpp; shapes are there."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("gemm", "table", "rows", "batch", "own_row", "own_sample")),
+        *((name, c_void_p) for name in ("logits", "maximum", "sum", "own_cosine", "log_sum")),
+        *((name, c_void_p) for name in ("to_own", "gradient")),
+        *((name, c_int64) for name in ("num_rows", "num_kept", "num_own", "first_class")),
+        *((name, c_int32) for name in ("dim", "samples", "parts", "width", "format", "tile")),
+        ("threads", c_int32),
+        ("key", c_uint32),
+        *((name, c_float) for name in ("scale", "factor", "lr", "momentum", "weight_decay")),
+    )
+
+
+class CompiledWalk:
+    """`BlockWalk` by tiles that stay in a core's own cache, all passes in one."""
+
+    @staticmethod
+    def serves(step: Step) -> bool:
+        """Whether the kernel can do this step."""
+        table = step.centres.table
+        return (
+            table.device.type == "cpu"
+            and table.dtype in FORMATS
+            # Copies add up their gradients before they learn.
+            and step.replicate.size == 1
+            and library("head") is not None
+        )
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        table, samples = step.centres.table, len(step.batch)
+        self._threads = torch.get_num_threads()
+        self._kept = min(step.num_rows, step.logits_budget // (4 * max(samples, 1)))
+        self._arguments = Arguments(
+            gemm=torch_symbol("sgemm_"),
+            num_rows=step.num_rows,
+            num_kept=self._kept,
+            num_own=len(step.own_row),
+            first_class=step.centres.classes.start,
+            dim=step.batch.shape[1],
+            samples=samples,
+            parts=table.shape[1],
+            width=table.shape[2],
+            format=FORMATS[table.dtype],
+            tile=64 if samples < WIDE else 128,
+            threads=self._threads,
+            key=step.centres.key,
+            scale=step.scale,
+            lr=step.lr,
+            momentum=step.momentum,
+            weight_decay=step.weight_decay,
+        )
+        self._given = {
+            "table": table,
+            "batch": step.batch.contiguous(),
+            "own_row": step.own_row.contiguous(),
+            "own_sample": step.own_sample.contiguous(),
+        }
+        if step.rows is not None:
+            self._given["rows"] = step.rows.contiguous()
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Log-sum-exp of each sample's other classes here, and its own cosine; (B,), (B,)."""
+        step = self.step
+        step.centres.touch_(slice(0, step.num_rows) if step.rows is None else step.rows)
+        self._given["logits"] = step.batch.new_empty(self._kept, len(step.batch))
+        # Of each thread's part of the rows; relative to any finite maximum, none is a sum of 0.
+        maximum = step.batch.new_full((self._threads, len(step.batch)), -1e30)
+        total, own_cosine = torch.zeros_like(maximum), torch.zeros_like(maximum[0])
+        self._call("head_forward", maximum=maximum, sum=total, own_cosine=own_cosine)
+        return torch.logsumexp(maximum + total.log(), dim=0), own_cosine
+
+    def backward(
+        self, log_sum: Tensor, own_cosine: Tensor, to_own: Tensor, factor: Tensor
+    ) -> Tensor:
+        """As `BlockWalk.backward`."""
+        gradient = self.step.batch.new_empty(self._threads, *self.step.batch.shape)
+        self._arguments.factor = float(factor)
+        self._call(
+            "head_backward",
+            log_sum=log_sum.contiguous(),
+            own_cosine=own_cosine,
+            to_own=to_own.contiguous(),
+            gradient=gradient,
+        )
+        return gradient.sum(dim=0)
+
+    def _call(self, function: str, **tensors: Tensor) -> None:
+        for name, tensor in (self._given | tensors).items():
+            setattr(self._arguments, name, tensor.data_ptr())
+        kernels = library("head")
+        assert kernels is not None, "`serves` has been asked"
+        kernels[function](ctypes.byref(self._arguments))
