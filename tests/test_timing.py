@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from facescale import backbones
 from facescale.backbones.backbone import normalise
@@ -21,6 +22,7 @@ from facescale.benchmark.timing.baselines import (
 )
 from facescale.benchmark.timing.inference import trained
 from facescale.benchmark.timing.interleave import Case, Contender, Prepare, Times, interleave
+from facescale.cli.kernels import _table
 from facescale.data.images import decode
 from facescale.data.loader import Batch, Loader
 from facescale.seeding import derive_seed
@@ -122,6 +124,21 @@ def test_a_contender_that_dies_is_named() -> None:
     case = Case("", "", (Contender("a", partial(_counting, 0), memory=0.0),), samples=1)
     with pytest.raises(ChildProcessError, match="a ended with status 1"):
         interleave(case, 1)
+
+
+@pytest.mark.parametrize("memory", [None, 0.5], ids=["together", "one by one"])
+def test_another_that_dies_takes_no_further_part(
+    memory: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contenders = (
+        Contender("a", partial(_counting, 1), 1.0),
+        Contender("b", partial(_counting, 0), 1.0),
+    )
+    times = interleave(Case("", "", contenders, samples=1, probe=(8, 8, 8)), 2, memory)
+    assert len(times.steps["a"]) == 2
+    assert "b ended with status 1" in times.lost["b"]
+    Console(width=100).print(_table(times))
+    assert "b ended with status 1" in capsys.readouterr().out
 
 
 def _counting(divisor: int) -> Prepare:

@@ -59,6 +59,9 @@ def _table(times: Times) -> Table:
     for title in ("median ms", "least", "most", "samples/s", "over ours"):
         table.add_column(title, justify="right", no_wrap=True)
     for contender in case.contenders:
+        if said := times.lost.get(contender.name):
+            table.add_row(contender.name, "-", "-", "-", "-", said.partition(";")[0])
+            continue
         seconds, median = times.steps[contender.name], times.median(contender.name)
         row = [_ms(median), _ms(min(seconds)), _ms(max(seconds)), f"{case.samples / median:,.3g}"]
         table.add_row(contender.name, *row, f"{times.ratio(contender.name):.2f} x")

@@ -78,6 +78,8 @@ class Times:
     """FLOP a second of the probe."""
     copy: list[float] = field(default_factory=list)
     """Bytes a second, read and written."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Others whose process ended before it had answered, for want of memory mostly; and how."""
 
     @property
     def ours(self) -> str:
@@ -117,6 +119,7 @@ class Times:
             "probe": self.case.probe,
             "gemm_flop_per_s": self.gemm,
             "copy_bytes_per_s": self.copy,
+            "lost": self.lost,
             "floor_s": self.floor,
         }
 
@@ -125,10 +128,11 @@ def interleave(case: Case, rounds: int = 7, memory: float | None = None) -> Time
     """Step all contenders in turn, `rounds` times after a warm-up.
 
     Where they do not fit into `memory` bytes beside each other (default: four fifths of what is
-    free), each is started anew in every round, warmed up, timed and stopped.
+    free), each is started anew in every round, warmed up, timed and stopped. Another's process
+    that ends before it has answered takes no further part.
 
     Raises:
-        ChildProcessError: A contender's process ended before it had answered.
+        ChildProcessError: Ours did.
     """
     available = 0.8 * available_memory() if memory is None else memory
     together = sum(contender.memory for contender in case.contenders) <= available
@@ -137,22 +141,36 @@ def interleave(case: Case, rounds: int = 7, memory: float | None = None) -> Time
     try:
         for round_ in range(rounds + together):
             for contender in case.contenders:
-                worker = workers.get(contender.name) or _Worker(contender)
-                if not together:
-                    worker.ask("step")
-                seconds = worker.ask("step")
-                if round_ >= together:  # the first round of living workers is their warm-up
-                    times.steps[contender.name].append(seconds)
+                if contender.name in times.lost:
+                    continue
+                try:
+                    _take_turn(times, contender, workers, counts=round_ >= together)
+                except ChildProcessError as error:
                     if contender.name == times.ours:
-                        gemm, copy = worker.ask(case.probe)
-                        times.gemm.append(gemm)
-                        times.copy.append(copy)
-                if not together:
-                    worker.close()
+                        raise
+                    times.lost[contender.name] = str(error)
     finally:
         for worker in workers.values():
             worker.close()
     return times
+
+
+def _take_turn(
+    times: Times, contender: Contender, workers: "dict[str, _Worker]", *, counts: bool
+) -> None:
+    """A step of a living worker, or of one that lives for it; ours also probes the machine."""
+    worker = workers.get(contender.name) or _Worker(contender)
+    if not times.interleaved:
+        worker.ask("step")
+    seconds = worker.ask("step")
+    if counts:  # the first round of living workers is their warm-up
+        times.steps[contender.name].append(seconds)
+        if contender.name == times.ours:
+            gemm, copy = worker.ask(times.case.probe)
+            times.gemm.append(gemm)
+            times.copy.append(copy)
+    if not times.interleaved:
+        worker.close()
 
 
 class _Worker:
