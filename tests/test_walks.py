@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import facescale
+from conftest import RunRanks
 from facescale.head.compiled import CompiledWalk
 from facescale.native import build
 
@@ -119,6 +120,40 @@ def test_a_centre_that_is_not_a_number_is_not_hidden(
     head.centres.start_()
     head.centres.table[345, 0, 3] = torch.nan
     assert head(torch.randn(5, 16), torch.arange(5), lr=0.1).isnan()
+
+
+def steps_of_a_rank(
+    rank: int, shards: int, dtype: torch.dtype, compiled: bool
+) -> tuple[Tensor, Tensor]:
+    """All centres and this rank's embedding gradient after three steps."""
+    if not compiled:
+        CompiledWalk.serves = staticmethod(lambda step: False)  # type: ignore[method-assign]
+    head = facescale.MarginHead(
+        5000, 16, facescale.cosface(0.2), 16.0, 0.9, shards, dtype=dtype, seed=3
+    )
+    random = torch.Generator().manual_seed(rank)
+    for _ in range(3):
+        embeddings = torch.randn(4 + rank, 16, generator=random).requires_grad_()
+        head(embeddings, torch.randint(5000, (4 + rank,), generator=random), lr=0.3).backward()
+    assert embeddings.grad is not None
+    return head.centres.full(), embeddings.grad
+
+
+@needs_kernels
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize(
+    ("dtype", "level"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)], ids=str
+)
+def test_shards_and_copies_of_them_learn_alike(
+    run_ranks: RunRanks, shards: int, dtype: torch.dtype, level: float
+) -> None:
+    compiled = run_ranks(steps_of_a_rank, 2, shards, dtype, True)
+    blocks = run_ranks(steps_of_a_rank, 2, shards, dtype, False)
+    assert torch.equal(compiled[0][0], compiled[1][0])
+    for ours, truth in zip(compiled, blocks, strict=True):
+        for one, other in zip(ours, truth, strict=True):
+            scale = level * other.abs().max().item()
+            torch.testing.assert_close(one, other, rtol=level, atol=scale)
 
 
 THREADS = """

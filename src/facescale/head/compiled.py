@@ -11,6 +11,7 @@ from facescale.native.build import library, torch_symbol
 
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}  # what `head.cpp` knows
 WIDE = 256  # samples; from here on larger tiles, for their sake
+SHARED_ROWS = 2048  # whose momentum copies of a shard sum up at a time
 
 
 class Arguments(ctypes.Structure):
@@ -19,8 +20,8 @@ class Arguments(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("gemm", "table", "rows", "batch", "own_row", "own_sample")),
         *((name, c_void_p) for name in ("logits", "maximum", "sum", "own_cosine", "log_sum")),
-        *((name, c_void_p) for name in ("to_own", "gradient")),
-        *((name, c_int64) for name in ("num_rows", "num_kept", "num_own", "first_class")),
+        *((name, c_void_p) for name in ("to_own", "gradient", "velocity")),
+        *((name, c_int64) for name in ("first", "last", "num_kept", "num_own", "first_class")),
         *((name, c_int32) for name in ("dim", "samples", "parts", "width", "format", "tile")),
         ("threads", c_int32),
         ("key", c_uint32),
@@ -35,13 +36,8 @@ class CompiledWalk:
     def serves(step: Step) -> bool:
         """Whether the kernel can do this step."""
         table = step.centres.table
-        return (
-            table.device.type == "cpu"
-            and table.dtype in FORMATS
-            # Copies add up their gradients before they learn.
-            and step.replicate.size == 1
-            and library("head") is not None
-        )
+        known = table.device.type == "cpu" and table.dtype in FORMATS
+        return known and library("head") is not None
 
     def __init__(self, step: Step) -> None:
         self.step = step
@@ -50,7 +46,6 @@ class CompiledWalk:
         self._kept = min(step.num_rows, step.logits_budget // (4 * max(samples, 1)))
         self._arguments = Arguments(
             gemm=torch_symbol("sgemm_"),
-            num_rows=step.num_rows,
             num_kept=self._kept,
             num_own=len(step.own_row),
             first_class=step.centres.classes.start,
@@ -64,8 +59,9 @@ class CompiledWalk:
             key=step.centres.key,
             scale=step.scale,
             lr=step.lr,
-            momentum=step.momentum,
-            weight_decay=step.weight_decay,
+            # Copies add up their gradients: each brings its share.
+            momentum=step.momentum / step.replicate.size,
+            weight_decay=step.weight_decay / step.replicate.size,
         )
         self._given = {
             "table": table,
@@ -84,25 +80,39 @@ class CompiledWalk:
         # Of each thread's part of the rows; relative to any finite maximum, none is a sum of 0.
         maximum = step.batch.new_full((self._threads, len(step.batch)), -1e30)
         total, own_cosine = torch.zeros_like(maximum), torch.zeros_like(maximum[0])
-        self._call("head_forward", maximum=maximum, sum=total, own_cosine=own_cosine)
+        places = range(step.num_rows)
+        self._call("head_forward", places, maximum=maximum, sum=total, own_cosine=own_cosine)
         return torch.logsumexp(maximum + total.log(), dim=0), own_cosine
 
     def backward(
         self, log_sum: Tensor, own_cosine: Tensor, to_own: Tensor, factor: Tensor
     ) -> Tensor:
         """As `BlockWalk.backward`."""
-        gradient = self.step.batch.new_empty(self._threads, *self.step.batch.shape)
+        step, copies = self.step, self.step.replicate
         self._arguments.factor = float(factor)
-        self._call(
-            "head_backward",
-            log_sum=log_sum.contiguous(),
-            own_cosine=own_cosine,
-            to_own=to_own.contiguous(),
-            gradient=gradient,
-        )
-        return gradient.sum(dim=0)
+        self._given |= {
+            "log_sum": log_sum.contiguous(),
+            "own_cosine": own_cosine,
+            "to_own": to_own.contiguous(),
+        }
+        parts = step.batch.new_empty(self._threads, *step.batch.shape)
+        everything = range(step.num_rows)
+        if copies.size == 1:
+            self._call("head_backward", everything, gradient=parts)
+            return parts.sum(dim=0)
+        gradient = torch.zeros_like(step.batch)
+        for first in everything[::SHARED_ROWS]:
+            places = everything[first : first + SHARED_ROWS]
+            velocity = step.batch.new_empty(len(places), step.batch.shape[1])
+            self._call("head_backward", places, gradient=parts, velocity=velocity)
+            gradient += parts.sum(dim=0)
+            if step.lr:
+                copies.all_reduce_(velocity)
+                self._call("head_move", places, velocity=velocity)
+        return gradient
 
-    def _call(self, function: str, **tensors: Tensor) -> None:
+    def _call(self, function: str, places: range, **tensors: Tensor) -> None:
+        self._arguments.first, self._arguments.last = places.start, places.stop
         for name, tensor in (self._given | tensors).items():
             setattr(self._arguments, name, tensor.data_ptr())
         kernels = library("head")

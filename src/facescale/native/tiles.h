@@ -1,0 +1,125 @@
+// Tiles of drawn class centres: which there are, the room of a core that works on them, and how
+// their weights come into it.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+
+#include <omp.h>
+
+#include "rows.h"
+
+namespace {
+
+using Sgemm = void (*)(const char*, const char*, const int*, const int*, const int*, const float*,
+                       const float*, const int*, const float*, const int*, const float*, float*,
+                       const int*);
+
+const float SMALLEST_NORM = 1e-12f;
+
+}  // namespace
+
+// As `Arguments` in facescale/head/compiled.py.
+struct Head {
+    Sgemm gemm;
+    char* table;            // (classes, parts, width): weight, then momentum if there is one
+    const int64_t* rows;    // of the drawn rows, sorted; or null: place i is row i
+    const float* batch;     // (samples, dim), of unit length
+    const int64_t* own_row;     // (num_own,), sorted: place of a sample's own class among the rows
+    const int64_t* own_sample;  // (num_own,): which sample that is
+    float* logits;          // (num_kept, samples): from the forward to the backward pass
+    float* maximum;         // out, (threads, samples)
+    float* sum;             // out, (threads, samples): of exp(logit - maximum), own classes left out
+    float* own_cosine;      // (samples,): out of forward, into backward
+    const float* log_sum;   // (samples,): of all logits of a sample
+    const float* to_own;    // (samples,): gradient of a sample's own cosine
+    float* gradient;        // out, (threads, samples, dim)
+    float* velocity;        // (last - first, dim), or null: momentum that copies of a shard sum up
+    int64_t first, last;    // places of the drawn rows that this call walks
+    int64_t num_kept, num_own, first_class;
+    int32_t dim, samples, parts, width, format, tile, threads;
+    uint32_t key;           // of this step's rounding
+    float scale, factor, lr, momentum, weight_decay;
+};
+
+namespace {
+
+// Numbers from the start of a cache line on: BLAS rounds alike then, wherever they are.
+class Numbers {
+  public:
+    explicit Numbers(size_t count)
+        : numbers(static_cast<float*>(std::aligned_alloc(LINE, (count * 4 / LINE + 1) * LINE))) {}
+    ~Numbers() { std::free(numbers); }
+    Numbers(const Numbers&) = delete;
+    operator float*() const { return numbers; }
+
+  private:
+    static constexpr size_t LINE = 64;
+    float* numbers;
+};
+
+// What one core works with.
+struct Room {
+    Numbers weight, step, logits, inverse_norm, decay, before;
+
+    explicit Room(const Head& head)
+        : weight(size_t(head.tile) * head.dim), step(size_t(head.tile) * head.dim),
+          logits(size_t(head.tile) * head.samples), inverse_norm(head.tile), decay(head.tile),
+          before(head.samples) {}
+};
+
+// Rows [start, start + count) of the drawn ones; of the samples' own classes, [first, last).
+struct Tile {
+    int64_t start, stop;  // stop: where the rows of this core end
+    int count;
+    int64_t first, last;
+};
+
+// Calls work(tile) for each tile of this core's share, in order.
+template <class Work>
+void each_tile(const Head& head, Work work) {
+    const int64_t tiles = (head.last - head.first + head.tile - 1) / head.tile;
+    const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    const int64_t begin = tiles * thread / threads, end = tiles * (thread + 1) / threads;
+    const int64_t stop = std::min(head.first + end * head.tile, head.last);
+    const int64_t* own_end = head.own_row + head.num_own;
+    for (int64_t start = head.first + begin * head.tile; start < stop; start += head.tile) {
+        const int count = int(std::min<int64_t>(head.tile, stop - start));
+        const int64_t first = std::lower_bound(head.own_row, own_end, start) - head.own_row;
+        const int64_t last = std::lower_bound(head.own_row, own_end, start + count) - head.own_row;
+        work(Tile{start, stop, count, first, last});
+    }
+}
+
+template <class Format>
+typename Format::Stored* stored_row(const Head& head, int64_t place) {
+    const int64_t row = head.rows ? head.rows[place] : place;
+    return reinterpret_cast<typename Format::Stored*>(head.table) + row * head.parts * head.width;
+}
+
+// Asks for a row that is needed a tile later: rows apart in memory are too far for the processor
+// to foresee.
+template <class Format>
+void ask_for(const Head& head, int64_t place, int parts) {
+    const char* row = reinterpret_cast<const char*>(stored_row<Format>(head, place));
+    const size_t length = sizeof(typename Format::Stored) * parts * head.width;
+    for (size_t byte = 0; byte < length; byte += 64) __builtin_prefetch(row + byte, 0, 2);
+}
+
+// Weights of a tile and 1 / their lengths.
+template <class Format>
+void read_weights(const Head& head, const Tile& tile, int parts, Room& room) {
+    for (int i = 0; i < tile.count; i++) {
+        const int64_t ahead = tile.start + i + head.tile;
+        if (ahead < tile.stop) ask_for<Format>(head, ahead, parts);
+        float* weight = room.weight + size_t(i) * head.dim;
+        const auto* row = stored_row<Format>(head, tile.start + i);
+        const float square = read_row<Format>(row, weight, head.dim);
+        room.inverse_norm[i] = 1 / std::max(std::sqrt(square), SMALLEST_NORM);
+    }
+}
+
+}  // namespace
