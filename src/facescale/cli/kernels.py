@@ -33,6 +33,8 @@ def run(chosen: Namespace) -> None:
         times = interleave(case, chosen.rounds)
         terminal.print(f"\n[bold]{case.title}[/]", _probes(times), sep="\n", soft_wrap=True)
         terminal.print(_table(times))
+        for said in times.lost.values():
+            terminal.print(said, soft_wrap=True)
         records.append(times.record())
     if chosen.output is not None:
         Path(chosen.output).write_text(json.dumps(records, indent=1))
@@ -59,8 +61,8 @@ def _table(times: Times) -> Table:
     for title in ("median ms", "least", "most", "samples/s", "over ours"):
         table.add_column(title, justify="right", no_wrap=True)
     for contender in case.contenders:
-        if said := times.lost.get(contender.name):
-            table.add_row(contender.name, "-", "-", "-", "-", said.partition(";")[0])
+        if contender.name in times.lost:
+            table.add_row(contender.name, *"-----")
             continue
         seconds, median = times.steps[contender.name], times.median(contender.name)
         row = [_ms(median), _ms(min(seconds)), _ms(max(seconds)), f"{case.samples / median:,.3g}"]
