@@ -10,6 +10,7 @@ from torch import Tensor
 
 import facescale
 from conftest import RunRanks
+from facescale.head import compiled
 from facescale.head.compiled import CompiledWalk
 from facescale.native import build
 
@@ -122,11 +123,21 @@ def test_a_centre_that_is_not_a_number_is_not_hidden(
     assert head(torch.randn(5, 16), torch.arange(5), lr=0.1).isnan()
 
 
+def test_without_torchs_own_blas_the_other_walk_does_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compiled, "torch_symbol", lambda name: None)
+    head = facescale.MarginHead(700, 16)
+    loss = head(torch.randn(5, 16).requires_grad_(), torch.arange(5), lr=0.1)
+    loss.backward()
+    assert loss.isfinite()
+
+
 def steps_of_a_rank(
-    rank: int, shards: int, dtype: torch.dtype, compiled: bool
+    rank: int, shards: int, dtype: torch.dtype, kernels: bool
 ) -> tuple[Tensor, Tensor]:
     """All centres and this rank's embedding gradient after three steps."""
-    if not compiled:
+    if not kernels:
         CompiledWalk.serves = staticmethod(lambda step: False)  # type: ignore[method-assign]
     head = facescale.MarginHead(
         5000, 16, facescale.cosface(0.2), 16.0, 0.9, shards, dtype=dtype, seed=3

@@ -10,6 +10,7 @@ from facescale.head.step import Step
 from facescale.native.build import library, torch_symbol
 
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}  # what `head.cpp` knows
+PRODUCT = "sgemm_"  # of BLAS
 WIDE = 256  # samples; from here on larger tiles, for their sake
 SHARED_ROWS = 2048  # whose momentum copies of a shard sum up at a time
 
@@ -37,7 +38,7 @@ class CompiledWalk:
         """Whether the kernel can do this step."""
         table = step.centres.table
         known = table.device.type == "cpu" and table.dtype in FORMATS
-        return known and library("head") is not None
+        return known and library("head") is not None and torch_symbol(PRODUCT) is not None
 
     def __init__(self, step: Step) -> None:
         self.step = step
@@ -45,7 +46,7 @@ class CompiledWalk:
         self._threads = torch.get_num_threads()
         self._kept = min(step.num_rows, step.logits_budget // (4 * max(samples, 1)))
         self._arguments = Arguments(
-            gemm=torch_symbol("sgemm_"),
+            gemm=torch_symbol(PRODUCT),
             num_kept=self._kept,
             num_own=len(step.own_row),
             first_class=step.centres.classes.start,
@@ -95,21 +96,19 @@ class CompiledWalk:
             "own_cosine": own_cosine,
             "to_own": to_own.contiguous(),
         }
-        parts = step.batch.new_empty(self._threads, *step.batch.shape)
+        parts = step.batch.new_zeros(self._threads, *step.batch.shape)
         everything = range(step.num_rows)
         if copies.size == 1:
             self._call("head_backward", everything, gradient=parts)
             return parts.sum(dim=0)
-        gradient = torch.zeros_like(step.batch)
         for first in everything[::SHARED_ROWS]:
             places = everything[first : first + SHARED_ROWS]
             velocity = step.batch.new_empty(len(places), step.batch.shape[1])
             self._call("head_backward", places, gradient=parts, velocity=velocity)
-            gradient += parts.sum(dim=0)
             if step.lr:
                 copies.all_reduce_(velocity)
                 self._call("head_move", places, velocity=velocity)
-        return gradient
+        return parts.sum(dim=0)
 
     def _call(self, function: str, places: range, **tensors: Tensor) -> None:
         self._arguments.first, self._arguments.last = places.start, places.stop

@@ -56,18 +56,14 @@ def missing() -> str | None:
 
 
 @functools.cache
-def torch_symbol(name: str) -> int:
-    """Address of a function inside torch, such as its BLAS.
-
-    Raises:
-        BuildError: This build of torch does not offer it.
-    """
+def torch_symbol(name: str) -> int | None:
+    """Address of a function inside torch, such as its BLAS; None where this build has it not."""
     folder = Path(torch.__file__).parent / "lib"
     try:
         function = getattr(ctypes.CDLL(str(folder / "libtorch_cpu.so")), name)
     except (OSError, AttributeError):
-        raise BuildError(f"this build of torch does not offer {name}") from None
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
+        return None
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 @functools.cache

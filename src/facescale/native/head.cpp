@@ -150,7 +150,6 @@ void backward(const Head& head) {
     {
         Room room(head);
         float* gradient = head.gradient + size_t(omp_get_thread_num()) * head.samples * head.dim;
-        std::fill(gradient, gradient + size_t(head.samples) * head.dim, 0.0f);
         each_tile(head, [&](const Tile& tile) {
             float* logits = logits_of(head, tile, room);
             read_weights<Format>(head, tile, head.parts, room);

@@ -31,12 +31,12 @@ struct Head {
     const int64_t* own_row;     // (num_own,), sorted: place of a sample's own class among the rows
     const int64_t* own_sample;  // (num_own,): which sample that is
     float* logits;          // (num_kept, samples): from the forward to the backward pass
-    float* maximum;         // out, (threads, samples)
-    float* sum;             // out, (threads, samples): of exp(logit - maximum), own classes left out
+    float* maximum;         // (threads, samples), which each thread raises
+    float* sum;             // (threads, samples): of exp(logit - maximum), own classes left out
     float* own_cosine;      // (samples,): out of forward, into backward
     const float* log_sum;   // (samples,): of all logits of a sample
     const float* to_own;    // (samples,): gradient of a sample's own cosine
-    float* gradient;        // out, (threads, samples, dim)
+    float* gradient;        // (threads, samples, dim), which each thread adds to
     float* velocity;        // (last - first, dim), or null: momentum that copies of a shard sum up
     int64_t first, last;    // places of the drawn rows that this call walks
     int64_t num_kept, num_own, first_class;
