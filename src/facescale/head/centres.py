@@ -12,7 +12,7 @@ INIT_STD = 0.01  # of every system that this field trains with
 START, ROUNDING = 0, 2  # keys of the random numbers; the head draws its samples with 1
 END_BYTES = 16
 """At the end of a stored weight row: all zero says that nobody has touched the row yet."""
-START_ROWS = 1024  # begun at a time
+START_ROWS = 256  # begun at a time: what it takes stays in the cache
 
 Rows = slice | Tensor
 """Rows of a shard: a slice, or sorted row numbers (k,)."""
