@@ -226,7 +226,6 @@ def stop_and_go_on(rank: int, folder: Path) -> tuple[list[float], list[float]]:
     losses(straight, 1)
     losses(stopped, 1)
     save(stopped, folder)
-    save(straight, folder / "other")  # it averages the running statistics, as the other did
     again = build(config, CPU)
     restore_(again, checkpoints(folder / "checkpoints")[-1])
     return losses(straight, 1), losses(again, 1)

@@ -20,7 +20,7 @@ from facescale.evaluation.verification import Verification
 from facescale.native.build import missing
 from facescale.training.console import Console
 from facescale.training.metrics import Tally, Window, peak_memory, read_metrics, write_whole
-from facescale.training.norms import average_statistics_
+from facescale.training.norms import averaged_statistics
 from facescale.training.resume import resume_, save
 from facescale.training.signals import asked_to_leave
 from facescale.training.start import begin_from_
@@ -105,8 +105,10 @@ def run(state: TrainState, output: Path, console: Console) -> Summary:
     if leaving:
         name = signal.Signals(leaving).name
         console.warn(f"{name}: saved at step {state.step}; --resume goes on from there")
-    elif state.world.rank == 0:
-        leave_results(state, output, summary)
+    else:
+        with averaged_statistics(state.backbone, state.world):
+            if state.world.rank == 0:
+                leave_results(state, output, summary)
     return summary
 
 
@@ -137,12 +139,12 @@ def report(
 
 def evaluate(state: TrainState, console: Console) -> dict[str, Verification]:
     """Verify on every set, the images shared by all ranks; by name of the set."""
-    average_statistics_(state.backbone, state.world)
     answers: dict[str, Verification] = {}
     if not state.pairs:
         return answers
     with state.autocast():
-        backbone = inference_copy(state.backbone)
+        with averaged_statistics(state.backbone, state.world):
+            backbone = inference_copy(state.backbone)
         for pairs in state.pairs:
             answers[pairs.name] = verify_pairs(
                 backbone,

@@ -34,19 +34,15 @@ def write_statistics_(module: nn.Module, values: Tensor) -> None:
         statistic.copy_(value.view_as(statistic))
 
 
-def average_statistics_(module: nn.Module, world: Group) -> None:
-    """Give all ranks the mean of their running statistics, in place.
-
-    Training never reads them, so this changes what is verified and saved, not what is learnt.
-    """
-    write_statistics_(module, world.all_reduce_(read_statistics(module)) / world.size)
-
-
 @contextmanager
 def averaged_statistics(module: nn.Module, world: Group) -> Iterator[Tensor]:
-    """Average them inside the block; yields this rank's own, (n,), which come back after it."""
+    """Give all ranks the mean of their running statistics inside the block, in place.
+
+    For what is verified and saved; a rank's own, (n,), are yielded, and come back after the block:
+    so training goes on alike, whether or not it was looked at. A collective.
+    """
     own = read_statistics(module)
-    average_statistics_(module, world)
+    write_statistics_(module, world.all_reduce_(own.clone()) / world.size)
     try:
         yield own
     finally:
