@@ -11,6 +11,7 @@ from conftest import RunRanks
 from facescale.config import Config
 from facescale.distributed import Group, world_group
 from facescale.training import checkpoint, train
+from facescale.training.console import Console
 from test_faults import assert_same_model, end, run_of, start
 
 
@@ -34,6 +35,38 @@ def test_a_file_that_cannot_grow_on_one_rank_is_one_line_on_every_rank(
         assert line.endswith("the last one is step-00000002. Mend that, and go on with --resume")
         assert "\n" not in line
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002"]
+
+
+def stuck_line(rank: int, config: Config, output: Path) -> str:
+    """Train where from step 3 on no file of the first rank may grow."""
+    advance, (_, most) = Console.advance, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def advance_and_stick(console: Console) -> None:
+        advance(console)
+        if rank == 0 and console.step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, most))
+
+    Console.advance = advance_and_stick  # type: ignore[assignment, method-assign]
+    try:
+        return on_full_disk(rank, config, output)
+    finally:  # this rank's answer goes into a file
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+@pytest.mark.usefixtures("tiny_y1")
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_line_that_cannot_be_written_down_is_told_by_every_rank(
+    run_ranks: RunRanks, tmp_path: Path, size: int
+) -> None:
+    lines = run_ranks(stuck_line, size, run_of(steps=4), tmp_path / "run")
+    assert set(lines) == {
+        f"{tmp_path / 'run/metrics.jsonl'} could not be written: File too large; "
+        "mend that, and go on with --resume"
+    }
+    undisturbed = tmp_path / "undisturbed"
+    for output in (undisturbed, tmp_path / "run"):
+        assert end(start(run_of(steps=4), output, size)) == [0] * size
+    assert_same_model(tmp_path / "run", undisturbed)
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from facescale.data import indexcache, recordio
-from facescale.data.recordfile import RecordFile, write_whole
+from facescale.data.recordfile import RecordFile
 from facescale.data.recordio import RecordIO, write_recordio
+from facescale.files import write_whole
 from test_recordio import file_of, im2rec_layout
 
 TRUTH = [(file_of(str(number)), label) for number, label in enumerate((0, 0, 2, 2, 2))]

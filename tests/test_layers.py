@@ -8,7 +8,7 @@ import facescale
 ROOT = Path(facescale.__file__).parent
 
 FLOORS = [
-    {"seeding", "allocator", "native"},
+    {"seeding", "allocator", "files", "native"},
     {"config", "data", "backbones", "distributed"},
     {"head", "evaluation"},
     {"training"},

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from facescale.data.recordfile import Keys, write_whole
+from facescale.data.recordfile import Keys
+from facescale.files import write_whole
 
 WORTH_KEEPING = 1_000_000
 """Records; the text of fewer is parsed in a tenth of a second."""
@@ -82,7 +83,7 @@ class IndexCache:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(path, [header, *body])
             except OSError as error:
-                _log.info("%s cannot be written: %s", path, error)
+                _log.info("%s", error)
             else:
                 return
 

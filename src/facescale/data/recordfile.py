@@ -5,16 +5,16 @@ number left out, so that whoever looks for it finds only beginnings. Source: dml
 """
 
 import mmap
-import os
-import secrets
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from facescale.files import write_whole
 
 _MAGIC = 0xCED7230A
 _PART = struct.Struct("<II")  # magic, kind << 29 | length; then the data, and zeros up to 4 bytes
@@ -121,15 +121,3 @@ def read_index(path: Path) -> tuple[Keys, NDArray[np.int64]]:
 def write_index(path: Path, offsets: Sequence[int] | NDArray[np.int64]) -> None:
     """Write an `.idx` whose keys count from 0; it appears whole or not at all."""
     write_whole(path, (b"%d\t%d\n" % line for line in enumerate(offsets)))
-
-
-def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write `path` such that it is whole whenever it is there."""
-    # Ranks may write at once, on several hosts too
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            file.writelines(parts)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -5,7 +5,8 @@ Functions over one `TrainState`. Whoever wants another loop writes it from the s
 
 import signal
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 from facescale.backbones.folding import inference_copy
 from facescale.config import Config
 from facescale.data.loader import Loader
-from facescale.distributed import processes
+from facescale.distributed import Group, processes
 from facescale.evaluation.embedding import verify_pairs
 from facescale.evaluation.plots import plot_roc, plot_training
 from facescale.evaluation.verification import Verification
+from facescale.files import write_whole
 from facescale.native.build import missing
 from facescale.training.console import Console
-from facescale.training.metrics import Tally, Window, peak_memory, read_metrics, write_whole
+from facescale.training.metrics import Tally, Window, peak_memory, read_metrics
 from facescale.training.norms import averaged_statistics
 from facescale.training.resume import resume_, save
 from facescale.training.signals import asked_to_leave
@@ -63,10 +65,10 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
             begin_from_(state, config.start)
         console = Console(output, rank=state.world.rank, step=state.step, num_steps=state.num_steps)
         with ExitStack() as stack:
-            with state.world.all_or_none():
+            with all_are_told(state.world):
                 if state.world.rank == 0:
                     output.mkdir(parents=True, exist_ok=True)
-                    write_whole(output / "config.yaml", config.to_yaml())
+                    write_whole(output / "config.yaml", [config.to_yaml().encode()])
                 stack.enter_context(console)
             for note in notes:
                 console.warn(note)
@@ -112,6 +114,16 @@ def run(state: TrainState, output: Path, console: Console) -> Summary:
     return summary
 
 
+@contextmanager
+def all_are_told(world: Group) -> Iterator[None]:
+    """What one rank cannot write inside the block fails on all, with what to do about it."""
+    try:
+        with world.all_or_none():
+            yield
+    except OSError as error:
+        raise OSError(f"{error}; mend that, and go on with --resume") from error
+
+
 def due(state: TrainState, every: int | None) -> bool:
     """Whether something that happens `every` so many steps happens now; all happens at the end."""
     return state.step == state.num_steps or (every is not None and state.step % every == 0)
@@ -134,7 +146,8 @@ def report(
         row["grad_scale"] = state.scaler.get_scale()
     if state.config.train.nonfinite == "skip":
         row["skipped"] = state.skipped
-    console.log(row)
+    with all_are_told(state.world):
+        console.log(row)
 
 
 def evaluate(state: TrainState, console: Console) -> dict[str, Verification]:
@@ -155,7 +168,8 @@ def evaluate(state: TrainState, console: Console) -> dict[str, Verification]:
                 state.world.size,
                 state.world.gather_rows,
             )
-            console.verified(pairs.name, answers[pairs.name])
+            with all_are_told(state.world):
+                console.verified(pairs.name, answers[pairs.name])
     return answers
 
 

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from facescale.distributed import Group
+from facescale.files import naming, write_whole
 
 
 @dataclass
@@ -99,37 +101,20 @@ class MetricsFile:
     def __init__(self, path: Path, *, after_step: int = 0) -> None:
         """Open for appending; records after step `after_step` are of a run that was broken off."""
         kept = [row for row in read_metrics(path) if row["step"] <= after_step]
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_whole(path, (json.dumps(row).encode() + b"\n" for row in kept))
+        self._path = path
         self._file = path.open("a")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one record; it has a "step"."""
-        try:
+        with naming(self._path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
-        except OSError as error:  # which says that the disk is full, but not where
-            raise OSError(f"{self._file.name}: {error.strerror}") from error
 
     def close(self) -> None:
         """Write no more."""
-        self._file.close()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `path` such that it holds, at any moment, the old text or the new.
-
-    Raises:
-        OSError: It could not be written; the old text is still there.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError as error:  # which says that the disk is full, but not where
-        partial.unlink(missing_ok=True)  # room for others
-        raise OSError(
-            f"{path} could not be written: {error.strerror}; mend that, and go on with --resume"
-        ) from error
+        with suppress(OSError):  # it has been told: a line that was refused is tried once more
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
