@@ -70,6 +70,23 @@ def test_keys_that_do_not_count_are_kept_too(
     assert [faces.describe(index).split()[-1] for index in range(3)] == ["5", "6", "7"]
 
 
+def test_labels_that_nobody_states_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexcache, "WORTH_KEEPING", 1)
+    im2rec_layout(tmp_path, [3, 1, 4], keys=[7, 5, 6])
+    assert RecordIO(tmp_path).num_classes == 5
+    with monkeypatch.context() as later:
+        never_parse(later)
+        later.delattr(RecordIO, "read")
+        assert RecordIO(tmp_path).num_classes == 5
+    (tmp_path / "property").write_text("9,112,112\n")
+    assert RecordIO(tmp_path).num_classes == 9  # who says it himself is believed
+    (tmp_path / "property").unlink()
+    im2rec_layout(tmp_path, [3, 1, 0, 6, 2])
+    assert RecordIO(tmp_path).num_classes == 7
+
+
 def swap_the_first_two(text: Path) -> None:
     """Of the first person's images, whose offsets are equally long."""
     offsets = [line.split()[1] for line in text.read_text().splitlines()]
@@ -96,7 +113,7 @@ def test_an_index_of_a_set_that_was_written_again_is_not_used(kept: Path) -> Non
     assert samples_of(kept) == [(b"other", 1), (b"than before", 2)]
 
 
-@pytest.mark.parametrize("cut", [0, 1, 40, 63, 64, 100, -8, -1])
+@pytest.mark.parametrize("cut", [0, 1, 40, 71, 72, 100, -8, -1])
 def test_a_cache_that_was_cut_is_made_anew(
     kept: Path, cut: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,9 +25,9 @@ WORTH_KEEPING = 1_000_000
 """Records; the text of fewer is parsed in a tenth of a second."""
 
 # A file is the format, a digest of the state, one of what follows, sizes, offsets, maybe keys
-_FORMAT = b"FSINDEX1"
+_FORMAT = b"FSINDEX2"
 _DIGEST_SIZE = 16
-_SIZES = struct.Struct("<qqq")  # how many records, the last, whether keys are listed
+_SIZES = struct.Struct("<4q")  # how many records, the last, classes, whether keys are listed
 _START = len(_FORMAT) + 2 * _DIGEST_SIZE + _SIZES.size
 _BLOCKS, _BLOCK_SIZE = 16, 4096  # of a sample
 
@@ -41,11 +41,13 @@ class Index(NamedTuple):
         keys: (n,), sorted.
         offsets: (n,) in bytes, in the order of the keys.
         last: Index of the record that is furthest back in the file.
+        num_classes: As the labels have it; 0 where nobody had to read them.
     """
 
     keys: Keys
     offsets: NDArray[np.int64]
     last: int
+    num_classes: int = 0
 
 
 class IndexCache:
@@ -71,11 +73,13 @@ class IndexCache:
         return None
 
     def keep(self, index: Index) -> None:
-        """Write an index down at the first place that can be written, if there is one."""
+        """Write an index down at the first place that can be written, if one is worth it."""
+        if len(index.offsets) < WORTH_KEEPING:
+            return
         listed = not isinstance(index.keys, range)
         arrays = [index.offsets, np.asarray(index.keys)] if listed else [index.offsets]
         body = [np.ascontiguousarray(array, "<i8").view(np.uint8).data for array in arrays]
-        sizes = _SIZES.pack(len(index.offsets), index.last, listed)
+        sizes = _SIZES.pack(len(index.offsets), index.last, index.num_classes, listed)
         proof = _digest(b"".join([sizes, *map(_sample, body)]))
         header = _FORMAT + self._state + proof + sizes
         for path in self._paths:
@@ -93,7 +97,7 @@ def _parse(kept: mmap.mmap, state: bytes) -> Index | None:
     sizes = kept[_START - _SIZES.size : _START]
     if len(kept) < _START or kept[: len(_FORMAT + state)] != _FORMAT + state:
         return None
-    count, last, listed = _SIZES.unpack(sizes)
+    count, last, num_classes, listed = _SIZES.unpack(sizes)
     if len(kept) != _START + 8 * count * (1 + listed):
         return None
     starts = range(_START, len(kept), 8 * count)
@@ -101,7 +105,7 @@ def _parse(kept: mmap.mmap, state: bytes) -> Index | None:
     proof = _digest(b"".join([sizes, *(_sample(array.view(np.uint8).data) for array in arrays)]))
     if kept[len(_FORMAT + state) : _START - _SIZES.size] != proof:
         return None
-    return Index(arrays[1] if listed else range(count), arrays[0], last)
+    return Index(arrays[1] if listed else range(count), arrays[0], last, num_classes)
 
 
 def _places(index_path: Path) -> Iterator[Path]:

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facescale.data import indexcache
 from facescale.data.images import IMAGE_SIZE, Encoded, Sample, to_file
 from facescale.data.indexcache import Index, IndexCache
 from facescale.data.recordfile import Keys, RecordFile, read_index, write_index, write_record
@@ -47,14 +46,17 @@ class RecordIO:
         self.path = path / "train.rec" if path.is_dir() else path
         self._index_path = self.path.with_suffix(".idx")
         self._file = RecordFile(self.path)
-        self._keys, self._offsets, last = self._open_index()
-        self._read_record(last)  # a copy that broke off lacks the end
+        index = self._open_index()
+        self._keys, self._offsets = index.keys, index.offsets
+        self._read_record(index.last)  # a copy that broke off lacks the end
         first, stop = self._find_images()
         num_identities = len(self._keys) - stop
         self._keys, self._offsets = self._keys[first:stop], self._offsets[first:stop]
         if not len(self):
             raise ValueError(f"{self.path} has no images")
-        self.num_classes = self._read_property() or num_identities or self._count_labels()
+        self.num_classes = (
+            self._read_property() or num_identities or index.num_classes or self._count(index)
+        )
         if self.num_classes > _MAX_CLASSES:
             raise ValueError(
                 f"{self.path}: {self.num_classes} classes, but the float32 labels of RecordIO "
@@ -97,8 +99,6 @@ class RecordIO:
             keys, offsets = self._rebuild_index()
             cache = IndexCache(self._index_path, self.path)  # the text is there now, if it can be
         index = Index(keys, offsets, int(offsets.argmax()))
-        if len(offsets) < indexcache.WORTH_KEEPING:
-            return index
         cache.keep(index)
         return cache.load() or index  # what ranks share, and need not hold
 
@@ -160,9 +160,12 @@ class RecordIO:
             )
         return int(first)
 
-    def _count_labels(self) -> int:
+    def _count(self, index: Index) -> int:
+        """The classes, by the labels of all images; kept with the index."""
         _log.info("%s has no property file: reading the labels", self.path)
-        return 1 + max(self.read(index).label for index in range(len(self)))
+        num_classes = 1 + max(self.read(number).label for number in range(len(self)))
+        IndexCache(self._index_path, self.path).keep(index._replace(num_classes=num_classes))
+        return num_classes
 
 
 def write_recordio(
