@@ -1,8 +1,12 @@
 """The matrix and how it is run: what is resumed, what fails and how that is told."""
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -163,6 +167,21 @@ def test_most_identities_are_searched_for_each_limit_of_memory(
         assert cell.found == pytest.approx((memory - 0.3 * 2**30) / 4096, rel=0.02)
 
 
+def test_a_limit_of_memory_may_be_added(trials: Callable[..., Trials], tmp_path: Path) -> None:
+    fake = trials(lambda command: Run(OUT_OF_MEMORY) if "200000" in command else Run(DONE))
+    cases = select(["emore_r100/partial_fc/most"])
+    asked = []
+    for limits in ((1 << 30,), (1 << 30, 2 << 30), (1 << 30,)):
+        chosen = settings(devices=(1,), memory=limits, search_precision=1.0)
+        record = run_matrix(cases, chosen, tmp_path)
+        asked.append({option(command, "--memory") for command in fake.commands})
+        fake.commands.clear()
+    assert asked == [{str(1 << 30)}, {str(2 << 30)}, set()]
+    assert [cell.memory for cell in record.cells.values()] == record.settings["memory"]
+    with pytest.raises(ValueError, match=r"was taken with memory \[1073741824, 2147483648\], not"):
+        run_matrix(cases, settings(devices=(1,), memory=(2 << 30,), search_precision=1.0), tmp_path)
+
+
 def test_a_search_stops_where_a_try_fails_for_another_reason(
     trials: Callable[..., Trials], tmp_path: Path
 ) -> None:
@@ -214,6 +233,30 @@ def test_the_kernel_refuses_memory_beyond_the_limit(tmp_path: Path) -> None:
     run = run_real(tmp_path, 1, "--train.batch_size", "64", memory=700 << 20)
     assert run.outcome == OUT_OF_MEMORY
     assert "memory" in run.reason
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Numbers of the processes in whose command `folder` is, trials of its report."""
+    there = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if f"{folder}/runs" in path.read_text():
+                there.append(int(path.parent.name))
+    return there
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_report_that_is_told_to_end_takes_its_trial_along(tmp_path: Path) -> None:
+    options = ["--devices", "1", "--cases", "emore_y1/model_parallel/256", "--batch", "2"]
+    command = [sys.executable, "-m", "facescale", "bench", "report", "--output", str(tmp_path)]
+    report = subprocess.Popen([*command, *options, "--device", "cpu"])
+    deadline = time.monotonic() + 60
+    while not processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(tmp_path)
+    report.terminate()
+    assert report.wait(30) == 128 + signal.SIGTERM
+    assert processes_of(tmp_path) == []
 
 
 def test_a_wrong_option_is_an_error_with_its_line(tmp_path: Path) -> None:

@@ -81,12 +81,15 @@ def run_matrix(
 
 
 def _open(path: Path, settings: Settings) -> Record:
-    """The record to go on with. Cases and devices may be added, all else must be the same."""
+    """The record to go on with. Cases, devices and limits of memory may be added, no more."""
     now = {**asdict(settings), "counted": settings.counted}
     now |= {name: list(now[name]) for name in ("devices", "memory")}
     if not path.exists():
         return Record(now, records.fingerprint())
     record = records.load(path)
+    known = record.settings["memory"]
+    if known[:1] == now["memory"][:1]:  # under it the largest batches were searched
+        now["memory"] = record.settings["memory"] = [*dict.fromkeys([*known, *now["memory"]])]
     for name, value in now.items():
         then = record.settings.get(name)
         if then != value and name != "devices":

@@ -1,6 +1,8 @@
 """`facescale bench`: the report's tables on this machine, and the single trials behind them."""
 
 import os
+import signal
+import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -85,6 +87,8 @@ def _run_case(chosen: Namespace) -> None:
 
 def _run_report(chosen: Namespace) -> None:
     """Run what is missing, then write the pages anew."""
+    # Else SIGTERM would end this process alone, and the trial that it waits for would run on.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     terminal = Console(highlight=False)
     output = Path(chosen.output)
     names = [] if chosen.cases == "none" else (chosen.cases or "*").split(",")
