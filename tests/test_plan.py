@@ -17,8 +17,10 @@ from facescale.benchmark.record import DONE
 from facescale.benchmark.search import largest
 from facescale.benchmark.units import parse_bytes, show_bytes
 from facescale.cli import main
-from facescale.config import BackboneConfig, Config, HeadConfig, TrainConfig
+from facescale.config import BackboneConfig, Config, DataConfig, HeadConfig, TrainConfig
+from facescale.training import build
 
+SYNTHETIC = DataConfig(path="synthetic", num_classes=10, num_images=10)
 BATCHES = {"y1": (16, 64), "mbf": (16, 64), "r50": (4, 16), "r100": (4, 16)}
 
 
@@ -87,6 +89,21 @@ def test_the_head_needs_what_the_line_through_small_heads_says(sample_rate: floa
     cost = head_cost(rows, sample_rate, dim, batch)
     # A sample's draw is a rule of thumb.
     assert cost.logits + cost.temporaries == pytest.approx(ledger.peak, rel=0.25)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_backbone_needs_what_a_real_one_holds_with_either_batchnorm(sync: bool) -> None:
+    config = replace(config_of("y1", 3), train=TrainConfig(batch_size=3, sync_batchnorm=sync))
+    backbone = build(replace(config, data=SYNTHETIC), torch.device("cpu")).backbone.train()
+    # as costs.py has it: PReLU goes over channels_last in blocks, which are alive one by one
+    backbone.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    with Ledger() as ledger:
+        embeddings = backbone(torch.zeros(3, 3, 112, 112, dtype=torch.uint8))
+        activations = ledger.live
+        embeddings.backward(torch.empty_like(embeddings))
+    cost = backbone_cost(config, 3)
+    assert cost.activations == pytest.approx(activations, rel=0.01)
+    assert cost.peak == pytest.approx(ledger.peak, rel=0.01)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,10 @@ class BackboneCost:
 
 
 def backbone_cost(config: Config, batch: int) -> BackboneCost:
-    """Walk one step of the backbone on fake tensors, which have shapes but no memory."""
+    """Walk one step of the backbone on fake tensors, which have shapes but no memory.
+
+    Plain BatchNorm stands for one over all ranks too, which keeps as much. Weights are float32.
+    """
     fake = FakeTensorMode()
     with fake:
         backbone = make_backbone(config.backbone)
