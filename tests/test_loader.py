@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facescale.data import loader as loading
 from facescale.data.dataset import open_dataset
 from facescale.data.images import Sample, decode
 from facescale.data.loader import Batch, Loader
@@ -207,6 +208,18 @@ def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
     (tmp_path / "bob" / "1.png").unlink()
     with Loader(faces, 1, seed=0) as loader, pytest.raises(FileNotFoundError, match=r"bob/1\.png"):
         next(loader)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_the_order_is_the_same_however_far_it_is_worked_out_at_once(
+    monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    monkeypatch.setattr(loading, "ORDER_AHEAD", 7)
+    people, order = Synthetic(5, 23), EpochOrder(23, 9)
+    slices = Loader(people, 8, seed=9, rank=rank, world_size=3, position=16)
+    for batch, step in zip(take(slices, 9), range(2, 11), strict=True):
+        places = np.arange(8 * step + 3 * rank, 8 * step + min(8, 3 * rank + 3))
+        assert batch.indices.tolist() == order.indices(places).tolist()
 
 
 def decoding_threads() -> int:

@@ -16,6 +16,10 @@ from facescale.data.dataset import Dataset
 from facescale.data.images import IMAGE_SIZE, Pixels, decode_into_
 from facescale.data.order import EpochOrder
 
+ORDER_AHEAD = 2048
+"""Samples whose order is worked out at once: for a batch alone it takes ten times as long, and
+while it does no thread can begin an image."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -93,9 +97,9 @@ class Loader:
         share = -(-batch_size // world_size)
         self._offset = min(rank * share, batch_size)
         self._share = min(share, batch_size - self._offset)
-        self._num_threads = num_threads
-        self._pin_memory = pin_memory
+        self._num_threads, self._pin_memory = num_threads, pin_memory
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        self._slices: deque[NDArray[np.int64]] = deque()
         self._ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
         for _ in range(prefetch):
             self._begin_batch()
@@ -117,8 +121,7 @@ class Loader:
     def _begin_batch(self) -> None:
         """Let the threads decode one batch more."""
         position = self.position + len(self._ahead) * self._batch_size
-        first = position + self._offset
-        indices = self._order.indices(np.arange(first, first + self._share))
+        indices = self._next_slice(position)
         shape = (self._share, IMAGE_SIZE, IMAGE_SIZE, 3)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
         labels = torch.empty(self._share, dtype=torch.int64, pin_memory=self._pin_memory)
@@ -135,6 +138,15 @@ class Loader:
         # Seen as channels first, the bytes of an image stay as they were decoded: channels_last.
         images = pixels.permute(0, 3, 1, 2)
         self._ahead.append((Batch(images, labels, position, self._offset, indices), parts))
+
+    def _next_slice(self, position: int) -> NDArray[np.int64]:
+        """The images of this rank's slice of the global batch at `position`, after the last one."""
+        if not self._slices:
+            batches = -(-ORDER_AHEAD // max(1, self._share))
+            firsts = position + self._offset + self._batch_size * np.arange(batches)
+            places = firsts[:, None] + np.arange(self._share)
+            self._slices.extend(self._order.indices(places.ravel()).reshape(places.shape))
+        return self._slices.popleft()
 
     def _decode_(
         self, pixels: Pixels, labels: NDArray[np.int64], indices: NDArray[np.int64]

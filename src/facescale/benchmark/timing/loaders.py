@@ -57,7 +57,7 @@ def _build(
     """`build` on so many cores, all else that the process does included."""
     if hasattr(os, "sched_setaffinity"):  # Linux
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # the cores are the decoders': of two more threads one would wait
     return build(open_dataset(folder) if folder else photographs(), threads, batch)
 
 
