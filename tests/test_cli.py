@@ -1,6 +1,7 @@
 """The commands as a user types them: what works, and one clear line for what does not."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -92,7 +93,9 @@ def test_train_verify_repeat_and_resume(
         capsys, "train", "synthetic", *TINY, "--output", str(run)
     )
     main(["train", str(run / "config.yaml"), "--resume", "--train.steps", "3"])
-    assert "1 steps" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 steps" in said
+    assert re.search(r"; \d+\.\d% of the time waited for images", said)
     assert "Global Step: 3" in (run / "training.log").read_text()
 
 

@@ -92,6 +92,7 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     summary = train(small_run(), tmp_path)
     assert summary.steps == 4
     assert summary.images == 16
+    assert 0 < summary.wait_s < summary.seconds
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"config.yaml", "metrics.jsonl", "training.log", "model.safetensors"}
     assert names >= {"training.png", "checkpoints"}

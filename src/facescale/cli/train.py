@@ -71,7 +71,8 @@ def _show_summary(summary: Summary) -> None:
     minutes, seconds = divmod(round(summary.seconds), 60)
     terminal.print(
         f"{summary.images:,} images in {minutes} min {seconds} s, {summary.steps:,} steps, "
-        f"last loss {summary.loss:.3f}"
+        f"last loss {summary.loss:.3f}; {summary.wait_s / summary.seconds:.1%} of the time waited "
+        "for images"
     )
     if summary.verifications:
         terminal.print(verification_table(summary.verifications))

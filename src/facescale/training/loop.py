@@ -39,6 +39,8 @@ class Summary:
     steps: int
     images: int
     seconds: float
+    wait_s: float
+    """Of the seconds: that steps waited for images."""
     loss: float
     verifications: dict[str, Verification] = field(default_factory=dict)
     signal: int = 0
@@ -100,6 +102,7 @@ def run(state: TrainState, output: Path, console: Console) -> Summary:
         steps=state.step - first_step,
         images=(state.step - first_step) * state.global_batch,
         seconds=time.perf_counter() - start,
+        wait_s=loader.wait_s,
         loss=tally.mean,
         verifications=verifications,
         signal=leaving,
