@@ -18,6 +18,7 @@ from facescale.benchmark.search import largest
 from facescale.benchmark.units import parse_bytes, show_bytes
 from facescale.cli import main
 from facescale.config import BackboneConfig, Config, DataConfig, HeadConfig, TrainConfig
+from facescale.native.build import missing
 from facescale.training import build
 
 SYNTHETIC = DataConfig(path="synthetic", num_classes=10, num_images=10)
@@ -95,10 +96,12 @@ def test_the_head_needs_what_the_line_through_small_heads_says(sample_rate: floa
 def test_a_backbone_needs_what_a_real_one_holds_with_either_batchnorm(sync: bool) -> None:
     config = replace(config_of("y1", 3), train=TrainConfig(batch_size=3, sync_batchnorm=sync))
     backbone = build(replace(config, data=SYNTHETIC), torch.device("cpu")).backbone.train()
-    # as costs.py has it: PReLU goes over channels_last in blocks, which are alive one by one
-    backbone.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    # Channels last PReLU, where it is not native, goes in blocks, which are alive one by one.
+    layout = torch.contiguous_format if sync or missing() else torch.channels_last
+    backbone.to(memory_format=layout)  # type: ignore[call-overload]
     with Ledger() as ledger:
-        embeddings = backbone(torch.zeros(3, 3, 112, 112, dtype=torch.uint8))
+        pixels = torch.zeros(3, 3, 112, 112, dtype=torch.uint8)
+        embeddings = backbone(pixels.contiguous(memory_format=layout))
         activations = ledger.live
         embeddings.backward(torch.empty_like(embeddings))
     cost = backbone_cost(config, 3)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from facescale.backbones.norm import in_sequence
+
 IMAGE_SHAPE = (3, 112, 112)
 IMAGE_SIZES = (112, 56, 28)
 
@@ -61,14 +63,10 @@ class Backbone(nn.Module):
         x = normalise(pixels, dtype, self.pixel_scale)
         if self.shrink > 1:
             x = avg_pool2d(x, self.shrink)
-        for name in self.trunk_names:
-            x = self.get_submodule(name)(x)
+        x = in_sequence(map(self.get_submodule, self.trunk_names), x)
         # the linear layer sums 25,088 products and the loss compares angles: too fine for 8 bits
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(dtype)
-            for name in self.neck_names:
-                x = self.get_submodule(name)(x)
-        return x
+            return in_sequence(map(self.get_submodule, self.neck_names), x.to(dtype))
 
 
 def normalise(pixels: Tensor, dtype: torch.dtype, scale: float) -> Tensor:

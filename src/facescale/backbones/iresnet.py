@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from facescale.backbones.norm import BatchNorm2d, in_sequence
 from facescale.backbones.prelu import PReLU
 
 
@@ -19,7 +20,7 @@ def trunk(units: Sequence[int], width: int, eps: float) -> dict[str, nn.Module]:
     """
     return {
         "conv1": _conv3x3(3, width),
-        "bn1": nn.BatchNorm2d(width, eps=eps),
+        "bn1": BatchNorm2d(width, eps=eps),
         "prelu": PReLU(width),
         "layer1": _stage(width, width, units[0], eps),  # 112 -> 56
         "layer2": _stage(width, 2 * width, units[1], eps),  # 56 -> 28
@@ -45,25 +46,23 @@ class Unit(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, eps: float) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(in_channels, eps=eps)
+        self.bn1 = BatchNorm2d(in_channels, eps=eps)
         self.conv1 = _conv3x3(in_channels, channels)
-        self.bn2 = nn.BatchNorm2d(channels, eps=eps)
+        self.bn2 = BatchNorm2d(channels, eps=eps)
         self.prelu = PReLU(channels)
         self.conv2 = _conv3x3(channels, channels, stride)
-        self.bn3 = nn.BatchNorm2d(channels, eps=eps)
+        self.bn3 = BatchNorm2d(channels, eps=eps)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1:
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, channels, 1, stride, bias=False),
-                nn.BatchNorm2d(channels, eps=eps),
+                BatchNorm2d(channels, eps=eps),
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
-        residual = self.conv1(self.bn1(x))
-        residual = self.conv2(self.prelu(self.bn2(residual)))
-        output: Tensor = self.bn3(residual) + self.downsample(x)
-        return output
+        layers = (self.bn1, self.conv1, self.bn2, self.prelu, self.conv2, self.bn3)
+        return in_sequence(layers, x, self.downsample(x))
 
 
 def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from facescale.backbones.norm import BatchNorm2d, in_sequence
 from facescale.backbones.prelu import PReLU
 
 
@@ -14,8 +15,7 @@ class Layers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layers in order."""
-        output: Tensor = self.layers(x)
-        return output
+        return in_sequence(self.layers, x)
 
 
 def conv_bn(
@@ -38,7 +38,7 @@ def conv_bn(
         groups=groups,
         bias=False,
     )
-    return Layers(conv, nn.BatchNorm2d(channels, eps=eps))
+    return Layers(conv, BatchNorm2d(channels, eps=eps))
 
 
 def conv_bn_prelu(

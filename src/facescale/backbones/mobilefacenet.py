@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from facescale.backbones.layers import Layers, conv_bn, conv_bn_prelu
+from facescale.backbones.norm import in_sequence
 
 
 def trunk(
@@ -56,5 +57,7 @@ class Bottleneck(Layers):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
-        output = super().forward(x)
-        return x + output if self.is_residual else output
+        *inner, project = self.layers
+        assert isinstance(project, Layers)
+        layers = [*inner, *project.layers]
+        return in_sequence(layers, x, x if self.is_residual else None)

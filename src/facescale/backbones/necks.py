@@ -15,6 +15,7 @@ from torch import nn
 
 from facescale.backbones.families import Family
 from facescale.backbones.layers import Layers, conv_bn
+from facescale.backbones.norm import BatchNorm2d
 
 NAMES = ("E", "FC", "GDC")
 
@@ -41,7 +42,7 @@ def _fully_connected(
 ) -> dict[str, nn.Module]:
     channels, size = features
     return {
-        "bn2": nn.BatchNorm2d(channels, eps=eps),
+        "bn2": BatchNorm2d(channels, eps=eps),
         "dropout": nn.Dropout(dropout),
         "flatten": nn.Flatten(),
         "fc": nn.Linear(channels * size * size, embedding_dim),

@@ -129,7 +129,9 @@ class Planner:
     @cached_property
     def _at_two_batches(self) -> tuple[tuple[int, BackboneCost], tuple[int, BackboneCost]]:
         batch = max(2, self.batch)
-        low, high = (backbone_cost(self.config, size) for size in (batch, 2 * batch))
+        low, high = (
+            backbone_cost(self.config, size, self.device_type) for size in (batch, 2 * batch)
+        )
         return (batch, low), (2 * batch, high)
 
     def _backbone(self, batch: int) -> BackboneCost:

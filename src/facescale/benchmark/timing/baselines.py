@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facescale import backbones
-from facescale.backbones.prelu import PReLU
 from facescale.head import MarginHead, cosface
 
 SCALE, MARGIN, LR, MOMENTUM, WEIGHT_DECAY, CLIP_NORM = 64.0, 0.4, 0.1, 0.9, 5e-4, 5.0
@@ -118,13 +117,13 @@ class TorchStep:
         self.optimizer.zero_grad()
 
 
-def with_torchs_layers_(module: nn.Module) -> nn.Module:
-    """Give `module` torch's own layers in place of ours, over the same weights; returns it."""
-    for name, child in module.named_children():
-        if isinstance(child, PReLU):
-            layer = nn.PReLU(child.num_parameters)
-            layer.weight = child.weight
-            setattr(module, name, layer)
-        else:
-            with_torchs_layers_(child)
-    return module
+def with_torchs_layers_(network: nn.Module) -> nn.Module:
+    """Make each of our layers in `network` the one of torch that it derives from; returns it.
+
+    Ours have torch's state and nothing else, so the class is all that differs.
+    """
+    for module in network.modules():
+        if not list(module.children()):
+            kinds = type(module).__mro__
+            module.__class__ = next(k for k in kinds if k.__module__.startswith("torch."))
+    return network
