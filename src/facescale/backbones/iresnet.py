@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from facescale.backbones.conv import Conv2d
 from facescale.backbones.norm import BatchNorm2d, in_sequence
 from facescale.backbones.prelu import PReLU
 
@@ -65,5 +66,5 @@ class Unit(nn.Module):
         return in_sequence(layers, x, self.downsample(x))
 
 
-def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> Conv2d:
+    return Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from facescale.backbones.conv import Conv2d
 from facescale.backbones.norm import BatchNorm2d, in_sequence
 from facescale.backbones.prelu import PReLU
 
@@ -29,7 +30,7 @@ def conv_bn(
     padding: int | None = None,
 ) -> Layers:
     """Convolution without bias, then BatchNorm; `padding` None keeps the size at stride 1."""
-    conv = nn.Conv2d(
+    conv = Conv2d(
         in_channels,
         channels,
         kernel,
