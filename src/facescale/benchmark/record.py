@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import facescale
+from facescale.native.build import missing
 
 FORMAT = 1
 DONE = "done"
@@ -141,6 +142,7 @@ def fingerprint() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "cpu_kernels": missing() or "compiled",
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if cuda else None,
         "gpus": torch.cuda.device_count() if cuda else 0,
