@@ -46,7 +46,13 @@ def y1() -> Backbone:
 @pytest.mark.parametrize("scale", [127.5, 128.0])
 def test_pixels_are_normalised_to_the_bit_and_left_alone(scale: float) -> None:
     pixels = random_pixels().to(memory_format=torch.channels_last)
-    for given in (pixels, pixels.float() / 3, pixels.double()):
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    for given in (
+        pixels,
+        every.to(memory_format=torch.channels_last),
+        pixels.float() / 3,
+        pixels.double(),
+    ):
         before = given.clone()
         for dtype in (torch.float32, torch.float64):
             normal = normalise(given, dtype, scale)

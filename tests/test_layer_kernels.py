@@ -15,12 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from facescale import backbones
 from facescale.backbones import winograd
 from facescale.backbones.conv import WIDE, Conv2d
-from facescale.backbones.kernels import kernels
 from facescale.backbones.norm import BatchNorm2d, in_sequence
 from facescale.backbones.prelu import PReLU
 from facescale.benchmark.ledger import Ledger
 from facescale.benchmark.timing.baselines import with_torchs_layers_
 from facescale.native.build import missing
+from facescale.native.kernels import kernels
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from facescale.data import transforms
 from facescale.data.transforms import Augment
 
 EVERYTHING = Augment(
@@ -45,6 +46,21 @@ def test_flipping_is_exact_and_happens_to_half_of_the_images() -> None:
     assert abs(int(mirrored.sum()) - 1000) < 112  # five standard deviations
     assert (nothing_but()(images, seed=1, position=0) == images).all()
     assert (Augment(flip=1.0)(images, seed=1, position=0) == images.flip(3)).all()
+
+
+@pytest.mark.parametrize("width", [1, 4, 5, 6, 7, 11, 12, 56, 112])
+@pytest.mark.parametrize("native", [True, False])
+def test_images_of_any_width_are_mirrored_whole(
+    monkeypatch: pytest.MonkeyPatch, width: int, native: bool
+) -> None:
+    if not native:
+        monkeypatch.setattr(transforms, "kernels", lambda *tensors, dtype: None)
+    images = torch.randint(256, (9, 13, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    before, chosen = images.clone(), torch.arange(9) % 3 == 0
+    mirrored = transforms._mirror(images, chosen)
+    assert torch.equal(mirrored[chosen], before[chosen].flip(3))
+    assert torch.equal(mirrored[~chosen], before[~chosen])
+    assert torch.equal(images, before)
 
 
 def test_the_layout_of_the_batch_stays() -> None:

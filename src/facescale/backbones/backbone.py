@@ -1,5 +1,6 @@
 """What every backbone does: raw pixels in, embeddings out, the last layers in full precision."""
 
+import ctypes
 from collections.abc import Mapping
 from typing import TypedDict
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from facescale.backbones.norm import in_sequence
+from facescale.native.kernels import address, kernels
 
 IMAGE_SHAPE = (3, 112, 112)
 IMAGE_SIZES = (112, 56, 28)
@@ -71,5 +73,11 @@ class Backbone(nn.Module):
 
 def normalise(pixels: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
     """Pixels 0..255 to (pixels - 127.5) / scale in `dtype`, in the same memory layout."""
+    native = kernels("pixels", pixels, dtype=torch.uint8)
+    if native is not None and dtype == torch.float32:
+        numbers = torch.empty_like(pixels, dtype=dtype)
+        count = ctypes.c_int64(pixels.numel())
+        native.pixels_normalise(address(pixels), address(numbers), count, ctypes.c_float(scale))
+        return numbers
     # One new tensor, changed in place: a third faster than one for each operation
     return pixels.to(dtype, copy=True).sub_(127.5).div_(scale)

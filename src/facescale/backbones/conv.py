@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from facescale.backbones.depthwise import Depthwise
-from facescale.backbones.kernels import kernels
 from facescale.backbones.winograd import Winograd
+from facescale.native.kernels import kernels
 
 WIDE = 128  # channels from which on Winograd saves more in products than its passes cost
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from facescale.backbones.kernels import address
+from facescale.native.kernels import address
 
 
 class Depthwise(torch.autograd.Function):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from facescale.backbones.kernels import address, kernels
+from facescale.native.kernels import address, kernels
 
 
 class BatchNorm2d(nn.BatchNorm2d):

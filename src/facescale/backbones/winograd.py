@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from facescale.backbones.kernels import address
+from facescale.native.kernels import address
 
 PORTION = 32 << 20  # bytes of transformed images at once: more would leave the shared cache
 

@@ -1,5 +1,6 @@
 """Augmentation of whole batches, on the device they lie on."""
 
+import ctypes
 import math
 from dataclasses import dataclass, fields
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from facescale.native.kernels import address, kernels
 from facescale.seeding import uniform
 
 # One random number of every sample belongs to each name, whether it is used or not: so turning
@@ -68,8 +70,7 @@ class Augment:
         positions = np.arange(position, position + len(images))
         numbers = torch.from_numpy(uniform(seed, positions[:, None], np.arange(len(_DRAWS))))
         # Chosen on the host, which thus never waits for the device.
-        mirrored = (numbers[:, _DRAWS.index("flip")] < self.flip).nonzero()[:, 0]
-        images = _mirror(images, mirrored.to(images.device))
+        images = _mirror(images, numbers[:, _DRAWS.index("flip")] < self.flip)
         if self == Augment(flip=self.flip):
             return images
         draws = dict(zip(_DRAWS, numbers.to(images.device).unbind(1), strict=True))
@@ -134,10 +135,16 @@ class Augment:
 
 
 def _mirror(images: Tensor, chosen: Tensor) -> Tensor:
-    """Flip the `chosen` images, (k,) indices, left to right."""
+    """Flip the images that are `chosen`, (b,) of bool on the host, left to right."""
+    native = kernels("pixels", images, dtype=torch.uint8)
+    if native is not None and images.shape[1] == 3:
+        flipped = torch.empty_like(images)
+        sizes = map(ctypes.c_int64, (len(images), *images.shape[2:]))
+        native.pixels_mirror(*map(address, (images, flipped, chosen)), *sizes)
+        return flipped
+    places = chosen.nonzero()[:, 0].to(images.device)
     pixels = images.permute(0, 2, 3, 1)  # as they lie in memory: several times faster
-    flipped = pixels.index_select(0, chosen).flip(2)
-    return pixels.index_copy(0, chosen, flipped).permute(0, 3, 1, 2)
+    return pixels.index_copy(0, places, pixels.index_select(0, places).flip(2)).permute(0, 3, 1, 2)
 
 
 def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:

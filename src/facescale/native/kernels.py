@@ -1,4 +1,4 @@
-"""When a layer is computed by a native kernel: the one place that decides it."""
+"""When tensors go to a native kernel: the one place that decides it for layers and pixels."""
 
 import ctypes
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from facescale.native.build import library
 
 
-def kernels(name: str, *tensors: Tensor | None) -> Any:
+def kernels(name: str, *tensors: Tensor | None, dtype: torch.dtype = torch.float32) -> Any:
     """The functions of native/`name`.cpp if they can compute on all of `tensors`, else None.
 
-    They take float32 in a CPU's memory: images (b, c, h, w) channels last, rows of numbers dense.
+    They take `dtype` in a CPU's memory: images (b, c, h, w) channels last, rows of numbers dense.
     torch's operations do the rest: what runs under autocast, what is not to be run but looked at
     (torch.compile, export), what is transformed. Fake tensors get functions that do nothing, so
     they tell what memory the native ones need.
@@ -24,17 +24,17 @@ def kernels(name: str, *tensors: Tensor | None) -> Any:
     if torch.is_autocast_enabled("cpu"):  # which chooses the type of a result, not we
         return None
     given = [tensor for tensor in tensors if tensor is not None]
-    native = library(name) if all(map(_is_known, given)) else None
+    native = library(name) if all(_is_known(tensor, dtype) for tensor in given) else None
     return _Pretence() if native and any(isinstance(t, FakeTensor) for t in given) else native
 
 
-def _is_known(tensor: Tensor) -> bool:
+def _is_known(tensor: Tensor, dtype: torch.dtype) -> bool:
     layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
     return (
         type(tensor) in (Tensor, nn.Parameter, FakeTensor)
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and tensor.device.type == "cpu"
-        and tensor.dtype == torch.float32
+        and tensor.dtype == dtype
         and tensor.is_contiguous(memory_format=layout)
     )
 
