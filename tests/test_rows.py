@@ -152,7 +152,7 @@ def test_without_momentum_it_is_the_same_step(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_said_before_the_run() -> None:
     said = r"10000000000 class centres need 38147.0 GiB, and .* are available; store them in bf"
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(MemoryError, match=said):
         facescale.MarginHead(10**10, 512)
 
 

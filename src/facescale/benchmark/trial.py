@@ -21,7 +21,10 @@ from facescale.training.state import build
 from facescale.training.step import train_step
 
 OUT_OF_MEMORY = "out of memory"
-_SIGNS = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory")
+_SIGNS = (
+    *("can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory"),
+    "could not create a primitive",  # oneDNN's word for room that was refused
+)
 
 
 def run_trial(config: Config, output: Path, memory: int | None = None) -> None:

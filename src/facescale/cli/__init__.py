@@ -23,7 +23,7 @@ COMMANDS = {
     "presets": presets,
 }
 
-MISTAKES = (ValueError, OSError, ArithmeticError, ImportError)
+MISTAKES = (ValueError, OSError, ArithmeticError, ImportError, MemoryError)
 """Errors that speak of what the user gave, when our own code raised them."""
 
 

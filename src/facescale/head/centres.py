@@ -160,7 +160,7 @@ def _check_room(shape: tuple[int, ...], stored: torch.dtype, device: torch.devic
     """Memory that is only promised would run out in the middle of a run."""
     needed = torch.Size(shape).numel() * stored.itemsize
     if device.type == "cpu" and needed > (left := available_memory()):
-        raise ValueError(
+        raise MemoryError(
             f"{shape[0]} class centres need {needed / 2**30:.1f} GiB, and {left / 2**30:.1f} are "
             "available; store them in bfloat16 or int8 (head.rows), without momentum "
             "(head.momentum 0), or on more ranks"

@@ -21,7 +21,7 @@ class Arguments(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("gemm", "table", "rows", "batch", "own_row", "own_sample")),
         *((name, c_void_p) for name in ("logits", "maximum", "sum", "own_cosine", "log_sum")),
-        *((name, c_void_p) for name in ("to_own", "gradient", "velocity")),
+        *((name, c_void_p) for name in ("to_own", "gradient", "room", "velocity")),
         *((name, c_int64) for name in ("first", "last", "num_kept", "num_own", "first_class")),
         *((name, c_int32) for name in ("dim", "samples", "parts", "width", "format", "tile")),
         ("threads", c_int32),
@@ -42,6 +42,10 @@ class CompiledWalk:
 
     def __init__(self, step: Step) -> None:
         self.step = step
+        kernels = library("head")
+        assert kernels is not None, "`serves` has been asked"
+        self._kernels = kernels
+        self._kernels.head_room.restype = c_int64
         table, samples = step.centres.table, len(step.batch)
         self._threads = torch.get_num_threads()
         self._kept = min(step.num_rows, step.logits_budget // (4 * max(samples, 1)))
@@ -72,6 +76,8 @@ class CompiledWalk:
         }
         if step.rows is not None:
             self._given["rows"] = step.rows.contiguous()
+        room = self._kernels.head_room(ctypes.byref(self._arguments))
+        self._given["room"] = step.batch.new_empty(self._threads, room)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Log-sum-exp of each sample's other classes here, and its own cosine; (B,), (B,)."""
@@ -114,6 +120,4 @@ class CompiledWalk:
         self._arguments.first, self._arguments.last = places.start, places.stop
         for name, tensor in (self._given | tensors).items():
             setattr(self._arguments, name, tensor.data_ptr())
-        kernels = library("head")
-        assert kernels is not None, "`serves` has been asked"
-        kernels[function](ctypes.byref(self._arguments))
+        self._kernels[function](ctypes.byref(self._arguments))

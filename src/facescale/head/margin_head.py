@@ -48,6 +48,7 @@ class MarginHead(nn.Module):
 
     Raises:
         ValueError: A value out of its range, or `shards` that does not divide the world.
+        MemoryError: More class centres than the machine has room for.
     """
 
     def __init__(

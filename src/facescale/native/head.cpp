@@ -73,7 +73,7 @@ template <class Format>
 void forward(const Head& head) {
 #pragma omp parallel num_threads(head.threads)
     {
-        Room room(head);
+        Room room(head, omp_get_thread_num());
         float* maximum = head.maximum + size_t(omp_get_thread_num()) * head.samples;
         float* sum = head.sum + size_t(omp_get_thread_num()) * head.samples;
         each_tile(head, [&](const Tile& tile) {
@@ -148,7 +148,7 @@ void backward(const Head& head) {
     const float one = 1, zero = 0;
 #pragma omp parallel num_threads(head.threads)
     {
-        Room room(head);
+        Room room(head, omp_get_thread_num());
         float* gradient = head.gradient + size_t(omp_get_thread_num()) * head.samples * head.dim;
         each_tile(head, [&](const Tile& tile) {
             float* logits = logits_of(head, tile, room);
@@ -174,7 +174,7 @@ template <class Format>
 void move(const Head& head) {
 #pragma omp parallel num_threads(head.threads)
     {
-        Room room(head);
+        Room room(head, omp_get_thread_num());
         each_tile(head, [&](const Tile& tile) {
             read_weights<Format>(head, tile, head.parts, room);
             const float* velocity = shared_velocity(head, tile);
@@ -193,6 +193,9 @@ void by_format(const Head& head, Call call) {
 }
 
 }  // namespace
+
+// Floats of room that a thread needs.
+extern "C" int64_t head_room(const Head* head) { return Room::size(*head); }
 
 extern "C" void head_forward(const Head* head) {
     by_format(*head, [&](auto format) { forward<decltype(format)>(*head); });

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 
 #include <omp.h>
 
@@ -37,6 +36,7 @@ struct Head {
     const float* log_sum;   // (samples,): of all logits of a sample
     const float* to_own;    // (samples,): gradient of a sample's own cosine
     float* gradient;        // (threads, samples, dim), which each thread adds to
+    float* room;            // (threads, as `head_room` says)
     float* velocity;        // (last - first, dim), or null: momentum that copies of a shard sum up
     int64_t first, last;    // places of the drawn rows that this call walks
     int64_t num_kept, num_own, first_class;
@@ -47,28 +47,34 @@ struct Head {
 
 namespace {
 
-// Numbers from the start of a cache line on: BLAS rounds alike then, wherever they are.
-class Numbers {
-  public:
-    explicit Numbers(size_t count)
-        : numbers(static_cast<float*>(std::aligned_alloc(LINE, (count * 4 / LINE + 1) * LINE))) {}
-    ~Numbers() { std::free(numbers); }
-    Numbers(const Numbers&) = delete;
-    operator float*() const { return numbers; }
+// Floats up to the next start of a cache line: BLAS rounds by where its operands lie.
+int64_t whole_lines(int64_t count) { return (count + 15) / 16 * 16; }
 
-  private:
-    static constexpr size_t LINE = 64;
-    float* numbers;
-};
-
-// What one core works with.
+// What one core works with, a part of `head.room`.
 struct Room {
-    Numbers weight, step, logits, inverse_norm, decay, before;
+    float *weight, *step, *logits, *inverse_norm, *decay, *before;
 
-    explicit Room(const Head& head)
-        : weight(size_t(head.tile) * head.dim), step(size_t(head.tile) * head.dim),
-          logits(size_t(head.tile) * head.samples), inverse_norm(head.tile), decay(head.tile),
-          before(head.samples) {}
+    Room(const Head& head, int thread) {
+        float* next = head.room + thread * size(head);
+        const auto take = [&next](int64_t count) {
+            float* part = next;
+            next += whole_lines(count);
+            return part;
+        };
+        weight = take(int64_t(head.tile) * head.dim);
+        step = take(int64_t(head.tile) * head.dim);
+        logits = take(int64_t(head.tile) * head.samples);
+        inverse_norm = take(head.tile);
+        decay = take(head.tile);
+        before = take(head.samples);
+    }
+
+    // In floats.
+    static int64_t size(const Head& head) {
+        const int64_t weights = int64_t(head.tile) * head.dim;
+        return 2 * whole_lines(weights) + whole_lines(int64_t(head.tile) * head.samples)
+               + 2 * whole_lines(head.tile) + whole_lines(head.samples);
+    }
 };
 
 // Rows [start, start + count) of the drawn ones; of the samples' own classes, [first, last).
