@@ -119,8 +119,10 @@ void ask_for(const Head& head, int64_t place, int parts) {
 template <class Format>
 void read_weights(const Head& head, const Tile& tile, int parts, Room& room) {
     for (int i = 0; i < tile.count; i++) {
-        const int64_t ahead = tile.start + i + head.tile;
+        const int64_t ahead = tile.start + i + head.tile, far = ahead + head.tile;
         if (ahead < tile.stop) ask_for<Format>(head, ahead, parts);
+        // Where the page of a row is has to be found first, which takes as long again.
+        if (far < tile.stop) __builtin_prefetch(stored_row<Format>(head, far), 0, 2);
         float* weight = room.weight + size_t(i) * head.dim;
         const auto* row = stored_row<Format>(head, tile.start + i);
         const float square = read_row<Format>(row, weight, head.dim);
