@@ -8,7 +8,8 @@ import facescale
 ROOT = Path(facescale.__file__).parent
 
 FLOORS = [
-    {"seeding", "allocator", "files", "native"},
+    {"seeding", "allocator", "files"},
+    {"native"},
     {"config", "data", "backbones", "distributed"},
     {"head", "evaluation"},
     {"training"},

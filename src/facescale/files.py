@@ -24,6 +24,12 @@ def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         partial.unlink(missing_ok=True)  # room for others
 
 
+def cache_folder() -> Path | None:
+    """The user's own folder for what can be made again; None where there is no home."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(root, "facescale") if os.path.isabs(root) else None
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Name the file that is written inside the block: the system says "disk full", but not where.

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facescale.data.recordfile import Keys
-from facescale.files import write_whole
+from facescale.files import cache_folder, write_whole
 
 WORTH_KEEPING = 1_000_000
 """Records; the text of fewer is parsed in a tenth of a second."""
@@ -111,10 +111,9 @@ def _parse(kept: mmap.mmap, state: bytes) -> Index | None:
 def _places(index_path: Path) -> Iterator[Path]:
     """Where an index may be kept, the best place first."""
     yield index_path.with_name(f"{index_path.name}.cache")
-    whose = _digest(os.fsencode(index_path.resolve())).hex()
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if os.path.isabs(root):  # else there is no home
-        yield Path(root, "facescale", f"{whose}.idx.cache")
+    if folder := cache_folder():
+        whose = _digest(os.fsencode(index_path.resolve())).hex()
+        yield folder / f"{whose}.idx.cache"
 
 
 def _state(index_path: Path, records_path: Path) -> bytes:

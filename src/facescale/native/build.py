@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from facescale.files import cache_folder
+
 SOURCES = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = (
@@ -70,12 +72,15 @@ def torch_symbol(name: str) -> int | None:
 def _load(name: str) -> ctypes.CDLL:
     if os.environ.get(OFF) == "0":
         raise BuildError(f"{OFF} is 0")
+    folder = cache_folder()
+    if folder is None:
+        raise BuildError("there is no home to keep kernels in; set XDG_CACHE_HOME")
     source = SOURCES / f"{name}.cpp"
     compiler = _compiler()
     shared = "".join(path.read_text() for path in sorted(SOURCES.glob("*.h")))
     parts = (source.read_text(), shared, *FLAGS, compiler, _processor())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    built = _folder() / f"{name}-{key}.so"
+    built = folder / f"{name}-{key}.so"
     try:
         if not built.exists():
             _compile(compiler, source, built)
@@ -104,12 +109,6 @@ def _compiler() -> str:
         if found := shutil.which(name):
             return found
     raise BuildError(f"no C++ compiler ({', '.join(COMPILERS)}); install g++")
-
-
-def _folder() -> Path:
-    """Where built kernels are kept."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "facescale"
 
 
 def _processor() -> str:

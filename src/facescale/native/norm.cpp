@@ -129,27 +129,32 @@ Floats scales_of(const Channels& n) {
     return scales;
 }
 
-// (x - mean) * scale + bias, then PReLU, then the sum with a shortcut.
-template <bool PRELU, bool SHORTCUT>
-void normalise(const Channels& n, const float* x, const float* shortcut, float* y) {
+// Calls body(place, channel) for every number of an image, as vectors; the rows of a thread from the
+// last one on.
+template <typename Body>
+void each_number(const Channels& n, Body body) {
     const int64_t channels = n.channels;
-    const Floats scales = scales_of(n);
-    const float *mean = n.mean, *scale = scales.data(), *bias = n.bias, *slope = n.slope;
 #pragma omp parallel
     each_chunk(n.rows, true, [=](int64_t first, int64_t count) {
         by_unrolled_rows(count, [=](int64_t row, auto unroll) {
             const int64_t at = (first + row) * channels;
 #pragma omp simd
-            for (int64_t c = 0; c < channels; ++c) {
-                for (int r = 0; r < unroll; ++r) {
-                    const int64_t i = at + r * channels + c;
-                    float value = (x[i] - mean[c]) * scale[c] + bias[c];
-                    if (PRELU) value = value > 0.f ? value : slope[c] * value;
-                    if (SHORTCUT) value += shortcut[i];
-                    y[i] = value;
-                }
-            }
+            for (int64_t c = 0; c < channels; ++c)
+                for (int r = 0; r < unroll; ++r) body(at + r * channels + c, c);
         });
+    });
+}
+
+// (x - mean) * scale + bias, then PReLU, then the sum with a shortcut.
+template <bool PRELU, bool SHORTCUT>
+void normalise(const Channels& n, const float* x, const float* shortcut, float* y) {
+    const Floats scales = scales_of(n);
+    const float *mean = n.mean, *scale = scales.data(), *bias = n.bias, *slope = n.slope;
+    each_number(n, [=](int64_t i, int64_t c) {
+        float value = (x[i] - mean[c]) * scale[c] + bias[c];
+        if (PRELU) value = value > 0.f ? value : slope[c] * value;
+        if (SHORTCUT) value += shortcut[i];
+        y[i] = value;
     });
 }
 
@@ -213,24 +218,14 @@ void differentiate(const Channels& n, const float* x, const float* gradient, con
         linear[c] = scale[c] * totals[channels + c] * n.inverse[c] * n.inverse[c] / n.rows;
     }
     const float *mean = n.mean, *bias = n.bias, *slope = n.slope;
-#pragma omp parallel
-    each_chunk(n.rows, true, [=](int64_t first, int64_t count) {
-        by_unrolled_rows(count, [=](int64_t row, auto unroll) {
-            const int64_t at = (first + row) * channels;
-#pragma omp simd
-            for (int64_t c = 0; c < channels; ++c) {
-                for (int r = 0; r < unroll; ++r) {
-                    const int64_t i = at + r * channels + c;
-                    const float centred = x[i] - mean[c];
-                    float inner = gradient[i];
-                    if (PRELU) {
-                        const float value = centred * scale[c] + bias[c];
-                        inner = value > 0.f ? inner : slope[c] * inner;
-                    }
-                    to_x[i] = scale[c] * inner - constant[c] - linear[c] * centred;
-                }
-            }
-        });
+    each_number(n, [=](int64_t i, int64_t c) {
+        const float centred = x[i] - mean[c];
+        float inner = gradient[i];
+        if (PRELU) {
+            const float value = centred * scale[c] + bias[c];
+            inner = value > 0.f ? inner : slope[c] * inner;
+        }
+        to_x[i] = scale[c] * inner - constant[c] - linear[c] * centred;
     });
 }
 
