@@ -3,7 +3,7 @@
 import multiprocessing
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,14 @@ def tiny_y1(monkeypatch: pytest.MonkeyPatch) -> None:
     """Network y1 with one layer of trunk, in this process and its forks: a step takes 10 ms."""
     network = replace(backbones._NETWORKS["y1"], trunk=_tiny_trunk)
     monkeypatch.setitem(backbones._NETWORKS, "y1", network)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads for a test; others fork, which a parent of one thread bears."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

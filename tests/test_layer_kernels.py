@@ -1,6 +1,6 @@
 """The native layers are torch's: values, gradients and statistics against torch in float64."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
@@ -15,8 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from facescale import backbones
 from facescale.backbones import winograd
 from facescale.backbones.conv import WIDE, Conv2d
-from facescale.backbones.norm import BatchNorm2d, in_sequence
+from facescale.backbones.norm import BatchNorm2d
 from facescale.backbones.prelu import PReLU
+from facescale.backbones.sequence import in_sequence
 from facescale.benchmark.ledger import Ledger
 from facescale.benchmark.timing.baselines import with_torchs_layers_
 from facescale.native.build import missing
@@ -51,6 +52,17 @@ def assert_alike(ours: list[Tensor], exact: list[Tensor], tolerance: float) -> N
         torch.testing.assert_close(mine.double(), truth, rtol=0, atol=tolerance * scale)
 
 
+def put_(module: nn.Module, **parameters: Tensor) -> None:
+    """Give a module tensors for parameters, which keep their place in the graph."""
+    for name, tensor in parameters.items():
+        delattr(module, name)
+        setattr(module, name, tensor)
+
+
+def is_chain(output: Tensor) -> bool:
+    return type(output.grad_fn).__name__ == "_ChainBackward"
+
+
 def norm_inputs(
     shape: tuple[int, ...], seed: int, slope: float | None, shortcut: bool, offset: float
 ) -> list[Tensor]:
@@ -68,17 +80,15 @@ def layer_norm(has_slope: bool, momentum: float, buffers: list[Tensor]) -> Calla
 
     def forward(x: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor) -> Tensor:
         norm = BatchNorm2d(x.shape[1], momentum=momentum)
-        del norm.weight, norm.bias
-        norm.weight, norm.bias = weight, bias  # type: ignore[assignment]
         norm.running_mean, norm.running_var = buffers
-        prelu = nn.PReLU(x.shape[1])
-        del prelu.weight
         extra = list(rest)
+        put_(norm, weight=weight, bias=bias)
+        prelu = PReLU(x.shape[1])
         if has_slope:
-            prelu.weight = extra.pop(0)  # type: ignore[assignment]
-        output: Tensor = norm(x, prelu if has_slope else None, extra[0] if extra else None)
+            put_(prelu, weight=extra.pop(0))
+        output = in_sequence([norm, prelu] if has_slope else [norm], x, *extra)
         assert norm.num_batches_tracked == 1
-        assert type(output.grad_fn).__name__ == "_NormaliseBackward"
+        assert is_chain(output)
         return output
 
     return forward
@@ -117,14 +127,6 @@ def test_norm_prelu_and_shortcut_are_torchs_in_float64(
     assert_alike([*mine, *ours], [*truth, *exact], 2e-5)
 
 
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets the number of threads for a test; other tests fork, which none but one thread bears."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("count", [1, 3])
 def test_statistics_stay_exact_far_from_zero_and_over_many_rows(
     threads: Callable[[int], None], count: int
@@ -134,7 +136,7 @@ def test_statistics_stay_exact_far_from_zero_and_over_many_rows(
     x[0] -= 3000.0  # the first rows are no guide to the rest
     x[:, 1] = 5.0  # nothing but one number
     norm = BatchNorm2d(19, momentum=1.0)
-    norm(x)
+    in_sequence([norm], x)
     variance, mean = torch.var_mean(x.double(), (0, 2, 3))
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -174,8 +176,7 @@ def test_grouped_convolutions_are_torchs_in_float64(
     conv = Conv2d(channels, channels, 3, stride, 1, groups=channels // group, bias=False)
 
     def ours(x: Tensor, weight: Tensor) -> Tensor:
-        del conv.weight
-        conv.weight = weight
+        put_(conv, weight=weight)
         output: Tensor = conv(x)
         assert type(output.grad_fn).__name__ == "DepthwiseBackward"
         return output
@@ -204,8 +205,7 @@ def test_wide_convolutions_are_torchs_in_float64(
     conv = Conv2d(WIDE + more, channels, 3, padding=1, bias=False)
 
     def ours(x: Tensor, weight: Tensor) -> Tensor:
-        del conv.weight
-        conv.weight = weight
+        put_(conv, weight=weight)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(winograd, "PORTION", portion)
             output: Tensor = conv(x)
@@ -249,7 +249,8 @@ def test_a_network_learns_as_in_float64_and_alike_every_time(
 
 def refused(x: Any, module: nn.Module) -> bool:
     """Whether `module` leaves `x` to torch."""
-    return type(module(x).grad_fn).__name__ not in ("_NormaliseBackward", "DepthwiseBackward")
+    name = type(in_sequence([module], x).grad_fn).__name__
+    return name not in ("_ChainBackward", "DepthwiseBackward")
 
 
 @pytest.mark.parametrize(
@@ -298,9 +299,10 @@ def test_transformed_tensors_are_left_to_torch() -> None:
 )
 def test_unusual_norms_are_torchs(options: dict[str, Any]) -> None:
     x = image((2, 6, 5, 4), seed=3)
-    assert torch.equal(BatchNorm2d(6, **options)(x), nn.BatchNorm2d(6, **options)(x))
+    ours = in_sequence([BatchNorm2d(6, **options)], x)
+    assert torch.equal(ours, nn.BatchNorm2d(6, **options)(x))
 
 
 def test_one_sample_a_channel_is_torchs_error() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        BatchNorm2d(6)(image((1, 6, 1, 1), seed=0))
+        in_sequence([BatchNorm2d(6)], image((1, 6, 1, 1), seed=0))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from facescale.backbones.norm import in_sequence
+from facescale.backbones.sequence import in_sequence
 from facescale.native.kernels import address, kernels
 
 IMAGE_SHAPE = (3, 112, 112)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from facescale.backbones.depthwise import Depthwise
+from facescale.backbones.depthwise import Depthwise, Grouped
 from facescale.backbones.winograd import Winograd
 from facescale.native.kernels import kernels
 
@@ -18,25 +18,22 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(b, in_channels, h, w) to (b, channels, h', w')."""
-        name = self._kernel() if self.training and input.numel() else None
-        native = None if name is None else kernels(name, input, self.weight)
-        if native is None:
-            return super().forward(input)
-        if name == "depthwise":
-            return Depthwise.apply(native, input, self.weight, self.stride[0])  # type: ignore[no-any-return,no-untyped-call]
-        return Winograd.apply(native, input, self.weight)  # type: ignore[no-any-return,no-untyped-call]
+        if self.training and input.numel():
+            if Grouped.serves(self) and kernels("depthwise", input, self.weight) is not None:
+                return Depthwise.apply(input, self.weight, self.stride[0])  # type: ignore[no-any-return,no-untyped-call]
+            native = kernels("winograd", input, self.weight) if self._is_wide() else None
+            if native is not None:
+                return Winograd.apply(native, input, self.weight)  # type: ignore[no-any-return,no-untyped-call]
+        return super().forward(input)
 
-    def _kernel(self) -> str | None:
-        """Which native kernel has this kind of convolution."""
-        is_known = (
+    def _is_wide(self) -> bool:
+        """Whether Winograd pays."""
+        return (
             self.kernel_size == (3, 3)
             and self.padding == (1, 1)
             and self.dilation == (1, 1)
+            and self.stride == (1, 1)
             and self.bias is None
+            and self.groups == 1
+            and min(self.in_channels, self.out_channels) >= WIDE
         )
-        in_group = self.in_channels // self.groups
-        is_square = self.in_channels == self.out_channels and self.groups > 1
-        if is_known and is_square and in_group <= 2 and self.stride in ((1, 1), (2, 2)):
-            return "depthwise"
-        is_wide = min(self.in_channels, self.out_channels) >= WIDE and self.groups == 1
-        return "winograd" if is_known and is_wide and self.stride == (1, 1) else None

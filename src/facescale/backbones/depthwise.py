@@ -1,48 +1,104 @@
-"""3x3 convolutions in groups of one or two channels, natively on CPUs."""
+"""3x3 convolutions in groups of one or two channels, natively on CPUs.
+
+For groups of two torch has nothing but a loop over matrices of 2 x 2.
+"""
 
 import ctypes
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from facescale.native.kernels import address
+from facescale.backbones.norm import Norm
+from facescale.native.kernels import address, kernels
 
 
-class Depthwise(torch.autograd.Function):
-    """A convolution of padding 1 and stride 1 or 2; its gradients are one pass.
+class Grouped:
+    """One convolution of padding 1; images (b, c, h, w), weights (c, 1 or 2, 3, 3), channels last.
 
-    For groups of two torch has nothing but a loop over matrices of 2 x 2.
+    With the passes of the norms on both sides in it, where there are such.
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, native: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    def serves(conv: nn.Conv2d) -> bool:
+        """Whether this is such a convolution."""
+        is_square = conv.in_channels == conv.out_channels and conv.groups > 1
+        return (
+            conv.kernel_size == (3, 3)
+            and conv.padding == (1, 1)
+            and conv.dilation == (1, 1)
+            and conv.stride in ((1, 1), (2, 2))
+            and conv.bias is None
+            and is_square
+            and conv.in_channels // conv.groups <= 2
+        )
+
+    def __init__(self, x: Tensor, weight: Tensor, stride: int) -> None:
+        self._native = kernels("depthwise", x, weight)
+        self._given = address(x), address(weight)
+        images, channels, height, width = x.shape
+        group = weight.shape[1]
+        self._arguments = _Arguments(images, height, width, channels, stride, group)
+
+    def forward(self, before: Norm | None, behind: Norm | None, z: Tensor) -> None:
+        """Put out `z` (b, c, h', w') and the statistics of the norm behind it."""
+        self._native.depthwise_forward(
+            ctypes.byref(self._arguments),
+            before and ctypes.byref(before),
+            *self._given,
+            behind and ctypes.byref(behind),
+            address(z),
+        )
+
+    def backward(
+        self,
+        before: Norm | None,
+        behind: Norm | None,
+        z: Tensor | None,
+        gradient: Tensor,
+        shortcut: Tensor | None,
+        to_x: Tensor,
+        to_weight: Tensor,
+    ) -> None:
+        """Put out the gradients of both, in one pass, and the totals of the norm before.
+
+        `gradient` is that of what the norm behind has made; `shortcut` is added to that of `x`.
+        """
+        self._native.depthwise_backward(
+            ctypes.byref(self._arguments),
+            before and ctypes.byref(before),
+            *self._given,
+            behind and ctypes.byref(behind),
+            *map(address, (z, gradient, shortcut, to_x, to_weight)),
+        )
+
+
+class Depthwise(torch.autograd.Function):
+    """Such a convolution alone."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         """Images (b, c, h, w) and weights (c, 1 or 2, 3, 3), channels last, to (b, c, h', w')."""
         images, channels, height, width = x.shape
         output = torch.empty(
             (images, channels, -(-height // stride), -(-width // stride)),
             memory_format=torch.channels_last,
         )
-        native.depthwise_forward(
-            ctypes.byref(_arguments(x, weight, stride)), *map(address, (x, weight, output))
-        )
+        Grouped(x, weight, stride).forward(None, None, output)
         ctx.save_for_backward(x, weight)
-        ctx.native, ctx.stride = native, stride  # type: ignore[attr-defined]
+        ctx.stride = stride  # type: ignore[attr-defined]
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         """The gradients of images and weights."""
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         to_x, to_weight = torch.empty_like(x), torch.empty_like(weight)
-        ctx.native.depthwise_backward(
-            ctypes.byref(_arguments(x, weight, ctx.stride)),
-            *map(address, (x, weight, gradient, to_x, to_weight)),
-        )
-        return None, to_x, to_weight, None
+        Grouped(x, weight, ctx.stride).backward(None, None, None, gradient, None, to_x, to_weight)
+        return to_x, to_weight, None
 
 
 class _Arguments(ctypes.Structure):
@@ -52,8 +108,3 @@ class _Arguments(ctypes.Structure):
         (name, ctypes.c_int64)
         for name in ("images", "height", "width", "channels", "stride", "group")
     )
-
-
-def _arguments(x: Tensor, weight: Tensor, stride: int) -> _Arguments:
-    images, channels, height, width = x.shape
-    return _Arguments(images, height, width, channels, stride, weight.shape[1])

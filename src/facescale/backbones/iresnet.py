@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from facescale.backbones.conv import Conv2d
-from facescale.backbones.norm import BatchNorm2d, in_sequence
+from facescale.backbones.norm import BatchNorm2d
 from facescale.backbones.prelu import PReLU
+from facescale.backbones.sequence import in_sequence
 
 
 def trunk(units: Sequence[int], width: int, eps: float) -> dict[str, nn.Module]:
@@ -63,7 +64,7 @@ class Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
         layers = (self.bn1, self.conv1, self.bn2, self.prelu, self.conv2, self.bn3)
-        return in_sequence(layers, x, self.downsample(x))
+        return in_sequence(layers, x, in_sequence([self.downsample], x))
 
 
 def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> Conv2d:

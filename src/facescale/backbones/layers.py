@@ -1,22 +1,9 @@
 """The building blocks that MobileFaceNet and neck GDC share."""
 
-from torch import Tensor, nn
-
 from facescale.backbones.conv import Conv2d
-from facescale.backbones.norm import BatchNorm2d, in_sequence
+from facescale.backbones.norm import BatchNorm2d
 from facescale.backbones.prelu import PReLU
-
-
-class Layers(nn.Module):
-    """Layers in sequence, kept under `layers`: a level that arcface_torch's weight names have."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layers in order."""
-        return in_sequence(self.layers, x)
+from facescale.backbones.sequence import Layers
 
 
 def conv_bn(

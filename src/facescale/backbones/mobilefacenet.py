@@ -5,10 +5,10 @@ Weight names are arcface_torch's, so that its `model.pt` loads as it is.
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from facescale.backbones.layers import Layers, conv_bn, conv_bn_prelu
-from facescale.backbones.norm import in_sequence
+from facescale.backbones.layers import conv_bn, conv_bn_prelu
+from facescale.backbones.sequence import Layers
 
 
 def trunk(
@@ -54,10 +54,3 @@ class Bottleneck(Layers):
             conv_bn(expansion, channels, 1, eps=eps),
         )
         self.is_residual = stride == 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
-        *inner, project = self.layers
-        assert isinstance(project, Layers)
-        layers = [*inner, *project.layers]
-        return in_sequence(layers, x, x if self.is_residual else None)

@@ -14,8 +14,9 @@ which is what MXNet calls `fix_gamma`, except in arcface_torch's GDC. E is the c
 from torch import nn
 
 from facescale.backbones.families import Family
-from facescale.backbones.layers import Layers, conv_bn
+from facescale.backbones.layers import conv_bn
 from facescale.backbones.norm import BatchNorm2d
+from facescale.backbones.sequence import Layers
 
 NAMES = ("E", "FC", "GDC")
 

@@ -1,282 +1,147 @@
 // 3x3 convolutions in groups of one or two channels: float32, images (b, height, width, channels).
 //
-// Padding is 1, stride 1 or 2, both ways. The backward pass reads image and gradient once for the
-// gradients of both. A group lies inside a vector of channels: a channel's partner is its
-// neighbour, c ^ 1. Deterministic for a number of threads: each has the same rows every time.
+// Padding is 1, stride 1 or 2, both ways. Where norms lie before or behind, their passes are taken
+// along, row by row. The backward pass reads image and gradient once for the gradients of both.
+// Deterministic for a number of threads: each has the same rows every time.
 
-#include <omp.h>
-
-#include <algorithm>
-#include <cstdint>
-#include <type_traits>
-#include <vector>
-
-#include "vectors.h"
-
-extern "C" {
-
-struct Depthwise {
-    int64_t images, height, width, channels, stride, group;  // of the input; channels in a group
-};
-}
+#include "memory.h"
+#include "sides.h"
+#include "taps.h"
 
 namespace {
-
-constexpr int TAPS = 9;
-
-// The weights of one vector of channels, or their gradients. Part 0 is a channel's own, part 1 is
-// between it and its partner.
-template <int GROUP, int LANES>
-struct Weights {
-    Vector<LANES> part[GROUP][TAPS];
-
-    static Weights load(const float* packed, int64_t channels, int64_t c) {
-        Weights w;
-        for (int p = 0; p < GROUP; ++p)
-            for (int t = 0; t < TAPS; ++t)
-                w.part[p][t] = Vector<LANES>::load(packed + (p * TAPS + t) * channels + c);
-        return w;
-    }
-
-    void add_to(double* packed, int64_t channels, int64_t c) const {
-        for (int p = 0; p < GROUP; ++p)
-            for (int t = 0; t < TAPS; ++t)
-                for (int i = 0; i < LANES; ++i)
-                    packed[(p * TAPS + t) * channels + c + i] += part[p][t].v[i];
-    }
-};
-
-struct Shape : Depthwise {
-    int64_t out_height, out_width, row, out_row;  // a row is width * channels
-
-    explicit Shape(const Depthwise& d)
-        : Depthwise(d),
-          out_height((height - 1) / stride + 1),
-          out_width((width - 1) / stride + 1),
-          row(width * channels),
-          out_row(out_width * channels) {}
-
-    // Where the weight from input to output channel c lies in (channels, 3, 3, group).
-    int64_t place(int64_t output, int64_t tap, int64_t input) const {
-        return (output * TAPS + tap) * group + input % group;
-    }
-};
-
-// Weights by part, tap and channel: the input's channel forward, the output's backward, since the
-// partners change places when the sum over the taps is done.
-std::vector<float> pack(const Shape& s, const float* weight, bool backward) {
-    std::vector<float> packed;
-    packed.reserve(s.group * TAPS * s.channels);
-    for (int64_t part = 0; part < s.group; ++part)
-        for (int64_t tap = 0; tap < TAPS; ++tap)
-            for (int64_t c = 0; c < s.channels; ++c)
-                packed.push_back(weight[backward ? s.place(c, tap, c ^ part)
-                                                 : s.place(c ^ part, tap, c)]);
-    return packed;
-}
 
 // Calls body(image, row) for this thread's rows of all images.
 template <typename Body>
 void each_row(int64_t images, int64_t height, Body body) {
-    const int64_t rows = images * height;
-    const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
-    for (int64_t row = rows * thread / threads; row < rows * (thread + 1) / threads; ++row)
-        body(row / height, row % height);
+    const auto [first, last] = share(images * height);
+    for (int64_t row = first; row < last; ++row) body(row / height, row % height);
 }
 
-// A large image that is read once, row by row. Vectors of channels are walked one by one, in
-// strides that the processor's own prefetch does not follow: so each asks for its part of the next
-// row, in the order in which it lies.
-class Ahead {
+// Rows that a window of three slides over, each made once.
+template <typename Source>
+class Window {
   public:
-    Ahead(const float* all, int64_t num_rows, int64_t row_size)
-        : images(all), rows(num_rows), row(row_size) {}
+    Window(const Source& of, int64_t row_width, int64_t channels)
+        : source(of), width(row_width), size(width * channels), room(3 * size), outside(size) {}
 
-    void ask(int64_t next, int64_t c, int64_t channels) const {
-        if (next >= rows) return;
-        const float* at = images + next * row;
-        const int64_t end = std::min(row, row * (c + 16) / channels);
-        for (int64_t i = row * c / channels; i < end; i += 16) __builtin_prefetch(at + i, 0, 2);
+    // The row at `index` of all; where it is not `inside` its image, one of zeros.
+    const float* row(int64_t index, bool inside) {
+        if (!inside) return outside.data();
+        const int64_t slot = index % 3;
+        if (held[slot] != index) {
+            made[slot] = source.rows(index * width, width, room.data() + slot * size);
+            held[slot] = index;
+        }
+        return made[slot];
     }
 
   private:
-    const float* images;
-    int64_t rows, row;
+    const Source& source;
+    int64_t width, size;
+    Floats room, outside;
+    int64_t held[3] = {-1, -1, -1};
+    const float* made[3] = {};
 };
 
-constexpr bool has(int mask, int tap) { return mask >> tap & 1; }
-
-// One vector of an output. COLUMNS: which of a row's three taps lie inside the image, as bits.
-template <int COLUMNS, int GROUP, int LANES>
-inline void output_pixel(const float* const rows[3], int64_t first, int64_t channels,
-                         const Weights<GROUP, LANES>& w, float* out) {
-    Vector<LANES> sums[GROUP] = {};
-    for (int ky = 0; ky < 3; ++ky)
-        for (int kx = 0; kx < 3; ++kx)
-            if (has(COLUMNS, kx)) {
-                const auto x = Vector<LANES>::load(rows[ky] + first + kx * channels);
-                for (int p = 0; p < GROUP; ++p) sums[p].add_product(w.part[p][3 * ky + kx], x);
-            }
-    if constexpr (GROUP == 2) sums[0].v += sums[1].partners().v;
-    sums[0].store(out);
-}
-
-template <int GROUP, int LANES>
-void output_row(const Shape& s, const float* const rows[3], const float* packed, int64_t c,
-                float* out) {
-    const auto w = Weights<GROUP, LANES>::load(packed, s.channels, c);
-    for (int64_t ox = 0; ox < s.out_width; ++ox) {
-        const int64_t left = s.stride * ox - 1, first = left * s.channels + c;
-        const bool all = left + 2 < s.width;
-        float* to = out + ox * s.channels + c;
-        if (left >= 0 && all) output_pixel<7>(rows, first, s.channels, w, to);
-        else if (left >= 0) output_pixel<3>(rows, first, s.channels, w, to);
-        else if (all) output_pixel<6>(rows, first, s.channels, w, to);
-        else output_pixel<2>(rows, first, s.channels, w, to);
-    }
-}
-
 template <int GROUP>
-void forward(const Shape& s, const float* x, const float* weight, float* y) {
+void forward(const Shape& s, const Norm* before, const float* x, const float* weight,
+             const Norm* behind, float* y) {
     const auto packed = pack(s, weight, false);
-    const std::vector<float> outside(s.row);
-    const Ahead ahead(x, s.images * s.height, s.row);
-#pragma omp parallel
-    each_row(s.images, s.out_height, [&](int64_t image, int64_t oy) {
-        const float* rows[3];
-        for (int ky = 0; ky < 3; ++ky) {
-            const int64_t iy = s.stride * oy + ky - 1;
-            const bool inside = iy >= 0 && iy < s.height;
-            rows[ky] = inside ? x + (image * s.height + iy) * s.row : outside.data();
-        }
-        const int64_t next = image * s.height + s.stride * oy + 2;
-        float* out = y + (image * s.out_height + oy) * s.out_row;
-        each_vector<GROUP>(s.channels, [&](int64_t c, auto lanes) {
-            for (int64_t i = 0; i < s.stride; ++i) ahead.ask(next + i, c, s.channels);
-            output_row<GROUP, lanes>(s, rows, packed.data(), c, out);
-        });
-    });
-}
-
-// One vector of an input: its gradient, and its share in the weights', from the gradients of the
-// outputs that saw it. ROWS and COLUMNS: at which taps they did, as bits; `first` is where the
-// output of column tap 0 lies in its row.
-template <int ROWS, int COLUMNS, int STRIDE, int GROUP, int LANES>
-inline void input_pixel(Vector<LANES> x, const float* const rows[3], int64_t first,
-                        int64_t channels, const Weights<GROUP, LANES>& w,
-                        Weights<GROUP, LANES>& to_w, float* to_x) {
-    Vector<LANES> sums[GROUP] = {};
-    Vector<LANES> seen[2] = {x, x};
-    if constexpr (GROUP == 2) seen[1] = x.partners();
-    for (int ky = 0; ky < 3; ++ky)
-        for (int kx = 0; kx < 3; ++kx)
-            if (has(ROWS, ky) && has(COLUMNS, kx)) {
-                const int64_t at = first - kx / STRIDE * channels;
-                const auto gradient = Vector<LANES>::load(rows[ky] + at);
-                for (int p = 0; p < GROUP; ++p) {
-                    sums[p].add_product(w.part[p][3 * ky + kx], gradient);
-                    to_w.part[p][3 * ky + kx].add_product(seen[p], gradient);
-                }
-            }
-    if constexpr (GROUP == 2) sums[0].v += sums[1].partners().v;
-    sums[0].store(to_x);
-}
-
-template <int ROWS, int STRIDE, int GROUP, int LANES>
-void input_row(const Shape& s, const float* x, const float* const rows[3], const float* packed,
-               int64_t c, float* to_x, double* to_weight) {
-    const auto w = Weights<GROUP, LANES>::load(packed, s.channels, c);
-    Weights<GROUP, LANES> to_w = {};
-    const auto pixel = [&](auto columns, int64_t ix) {
-        const int64_t at = ix * s.channels + c, first = (ix + 1) / STRIDE * s.channels + c;
-        input_pixel<ROWS, columns, STRIDE>(Vector<LANES>::load(x + at), rows, first, s.channels, w,
-                                           to_w, to_x + at);
-    };
-    const auto edge = [&](int64_t ix) {  // tap 0 saw it from the output to the right
-        return (ix + 1) / STRIDE >= s.out_width;
-    };
-    using std::integral_constant;
-    for (int64_t ix = 0; ix < s.width; ++ix) {
-        if constexpr (STRIDE == 2) {
-            if (ix % 2 == 0) pixel(integral_constant<int, 2>(), ix);
-            else if (edge(ix)) pixel(integral_constant<int, 4>(), ix);
-            else pixel(integral_constant<int, 5>(), ix);
-        } else {
-            if (ix > 0 && !edge(ix)) pixel(integral_constant<int, 7>(), ix);
-            else if (ix > 0) pixel(integral_constant<int, 6>(), ix);
-            else if (edge(ix)) pixel(integral_constant<int, 2>(), ix);
-            else pixel(integral_constant<int, 3>(), ix);
-        }
-    }
-    to_w.add_to(to_weight, s.channels, c);
-}
-
-// The same for either stride; at stride 2 every other row of outputs saw an odd row of inputs.
-template <int GROUP, int LANES>
-void input_row_of_any(const Shape& s, int64_t iy, const float* x, const float* const rows[3],
-                      const float* packed, int64_t c, float* to_x, double* to_weight) {
-    if (s.stride == 1) input_row<7, 1, GROUP, LANES>(s, x, rows, packed, c, to_x, to_weight);
-    else if (iy % 2) input_row<5, 2, GROUP, LANES>(s, x, rows, packed, c, to_x, to_weight);
-    else input_row<2, 2, GROUP, LANES>(s, x, rows, packed, c, to_x, to_weight);
-}
-
-// The weights' gradient from the threads' sums, by part, tap and output channel.
-void unpack(const Shape& s, const std::vector<std::vector<double>>& parts, float* to_weight) {
-    std::vector<double> sums(s.group * TAPS * s.channels);
-    for (const auto& part : parts)
-        for (size_t i = 0; i < part.size(); ++i) sums[i] += part[i];
-    const double* sum = sums.data();
-    for (int64_t part = 0; part < s.group; ++part)
-        for (int64_t tap = 0; tap < TAPS; ++tap)
-            for (int64_t c = 0; c < s.channels; ++c)
-                to_weight[s.place(c, tap, c ^ part)] = *sum++;
-}
-
-template <int GROUP>
-void backward(const Shape& s, const float* x, const float* weight, const float* gradient,
-              float* to_x, float* to_weight) {
-    const auto packed = pack(s, weight, true);
-    const std::vector<float> outside(s.out_row);
-    const Ahead ahead_x(x, s.images * s.height, s.row);
-    const Ahead ahead_gradient(gradient, s.images * s.out_height, s.out_row);
-    std::vector<std::vector<double>> parts(omp_get_max_threads());
+    const Input input(before, x, s.channels);
+    Parts<Moments> parts;
 #pragma omp parallel
     {
-        std::vector<double> mine(GROUP * TAPS * s.channels);
+        Window<Input> window(input, s.width, s.channels);
+        const Room room(s.out_row);
+        float* out = room.data();
+        Moments mine(behind ? s.channels : 0);
+        Ahead ahead;
+        each_row(s.images, s.out_height, [&](int64_t image, int64_t oy) {
+            const float* rows[3];
+            for (int ky = 0; ky < 3; ++ky) {
+                const int64_t iy = s.stride * oy + ky - 1;
+                rows[ky] = window.row(image * s.height + iy, iy >= 0 && iy < s.height);
+            }
+            const int64_t next = image * s.height + s.stride * oy + 2;
+            ahead.begin(s.channels / 16);
+            ahead.want(x + next * s.row, std::min(s.stride, s.images * s.height - next) * s.row);
+            each_vector<GROUP>(s.channels, [&](int64_t c, auto lanes) {
+                ahead.ask();
+                output_row<GROUP, lanes>(s, rows, packed.data(), c, out);
+            });
+            if (behind) mine.add(out, s.out_width);
+            write_out(out, s.out_row, y + (image * s.out_height + oy) * s.out_row);
+        });
+        parts.put(std::move(mine));
+    }
+    if (behind) learn(*behind, parts.sum(Moments(s.channels)));
+}
+
+template <int GROUP>
+void backward(const Shape& s, const Norm* before, const float* x, const float* weight,
+              const Norm* behind, const float* y, const float* gradient, const float* shortcut,
+              float* to_x, float* to_weight) {
+    const auto packed = pack(s, weight, true);
+    const Input input(before, x, s.channels);
+    const Upstream upstream(behind, y, gradient, s.channels);
+    Parts<Totals> to_weights;
+    Parts<Sums> parts;
+#pragma omp parallel
+    {
+        Window<Upstream> window(upstream, s.out_width, s.channels);
+        const Room inner(s.row), room(s.row);
+        float* to = room.data();
+        Ahead ahead;
+        Totals mine(GROUP * TAPS * s.channels);
+        Sums sums(before ? s.channels : 0);
         each_row(s.images, s.height, [&](int64_t image, int64_t iy) {
             const float* rows[3];
             for (int ky = 0; ky < 3; ++ky) {
                 const int64_t above = iy + 1 - ky, oy = above / s.stride;
                 const bool inside = above >= 0 && oy < s.out_height;
-                rows[ky] = inside ? gradient + (image * s.out_height + oy) * s.out_row
-                                  : outside.data();
+                rows[ky] = window.row(image * s.out_height + oy, inside);
             }
-            const int64_t row = image * s.height + iy, at = row * s.row;
+            const int64_t first = (image * s.height + iy) * s.width;
+            const float* seen = input.rows(first, s.width, inner.data());
             const int64_t next = image * s.out_height + iy / s.stride + 2;
+            ahead.begin(s.channels / 16);
+            if (iy + 1 < s.height) ahead.want(x + (first + s.width) * s.channels, s.row);
+            if (iy % s.stride == 0 && next < s.images * s.out_height) {
+                ahead.want(gradient + next * s.out_row, s.out_row);
+                if (behind) ahead.want(y + next * s.out_row, s.out_row);
+            }
+            if (iy % 8 == 0) mine.flush();
             each_vector<GROUP>(s.channels, [&](int64_t c, auto lanes) {
-                ahead_x.ask(row + 1, c, s.channels);
-                ahead_gradient.ask(next, c, s.channels);
-                input_row_of_any<GROUP, lanes>(s, iy, x + at, rows, packed.data(), c, to_x + at,
-                                               mine.data());
+                ahead.ask();
+                input_row_of_any<GROUP, lanes>(s, iy, seen, rows, packed.data(), c, to,
+                                               mine.latest());
             });
+            if (shortcut)
+                for (int64_t i = 0; i < s.row; ++i) to[i] += shortcut[first * s.channels + i];
+            input.sum(first, s.width, to, sums);
+            write_out(to, s.row, to_x + first * s.channels);
         });
-        parts[omp_get_thread_num()] = std::move(mine);
+        to_weights.put(std::move(mine));
+        parts.put(std::move(sums));
     }
-    unpack(s, parts, to_weight);
+    unpack(s, to_weights.sum(Totals(GROUP * TAPS * s.channels)).sums().data(), to_weight);
+    if (before) parts.sum(Sums(s.channels)).write(before->totals);
 }
 
 }  // namespace
 
 extern "C" {
 
-void depthwise_forward(const Depthwise* d, const float* x, const float* weight, float* y) {
-    if (d->group == 1) forward<1>(Shape(*d), x, weight, y);
-    else forward<2>(Shape(*d), x, weight, y);
+void depthwise_forward(const Depthwise* d, const Norm* before, const float* x, const float* weight,
+                       const Norm* behind, float* y) {
+    if (d->group == 1) forward<1>(Shape(*d), before, x, weight, behind, y);
+    else forward<2>(Shape(*d), before, x, weight, behind, y);
 }
 
-void depthwise_backward(const Depthwise* d, const float* x, const float* weight,
-                        const float* gradient, float* to_x, float* to_weight) {
-    if (d->group == 1) backward<1>(Shape(*d), x, weight, gradient, to_x, to_weight);
-    else backward<2>(Shape(*d), x, weight, gradient, to_x, to_weight);
+void depthwise_backward(const Depthwise* d, const Norm* before, const float* x, const float* weight,
+                        const Norm* behind, const float* y, const float* gradient,
+                        const float* shortcut, float* to_x, float* to_weight) {
+    const auto back = d->group == 1 ? backward<1> : backward<2>;
+    back(Shape(*d), before, x, weight, behind, y, gradient, shortcut, to_x, to_weight);
 }
 }

@@ -1,0 +1,136 @@
+// Products of matrices of which one lies in a core's cache, while what comes next is fetched.
+//
+// A tile's products leave memory idle, and reading a tile leaves the arithmetic idle; BLAS does one
+// thing after the other. This one asks for some lines of the tiles to come every few steps.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "memory.h"
+#include "vectors.h"
+
+namespace {
+
+// A block of results that fits the registers: BLOCK_ROWS rows of up to BLOCK_VECTORS vectors.
+#if defined(__AVX512F__)
+constexpr int WIDTH = 16, BLOCK_VECTORS = 4;
+#elif defined(__AVX__)
+constexpr int WIDTH = 8, BLOCK_VECTORS = 2;
+#else
+constexpr int WIDTH = 4, BLOCK_VECTORS = 2;
+#endif
+constexpr int BLOCK_ROWS = 6, BLOCK_COLUMNS = WIDTH * BLOCK_VECTORS;
+
+constexpr int STEPS = 16;  // of a block's product, between which memory is asked for
+
+// How often a product asks.
+inline int64_t asks_of(int64_t rows, int64_t columns, int64_t depth) {
+    const int64_t blocks = rows / BLOCK_ROWS + rows % BLOCK_ROWS / 2 + rows % 2;
+    return blocks * ((columns + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS) * ((depth + STEPS - 1) / STEPS);
+}
+
+// The left side of a product: element (i, k) lies at data[i * stride + k] or, transposed, at
+// data[k * stride + i].
+template <bool TRANSPOSED>
+struct Left {
+    const float* data;
+    int64_t stride;
+
+    Left from_row(int64_t i) const { return {data + i * (TRANSPOSED ? 1 : stride), stride}; }
+    const float* column(int64_t k) const { return data + k * (TRANSPOSED ? stride : 1); }
+    int64_t row() const { return TRANSPOSED ? 1 : stride; }
+};
+
+// c (ROWS, VECTORS * WIDTH) = a (ROWS, depth) b (depth, VECTORS * WIDTH), beside what it held.
+template <int ROWS, int VECTORS, bool TRANSPOSED>
+inline void block_product(int64_t depth, Left<TRANSPOSED> a, const float* b, int64_t b_row,
+                          float* c, int64_t c_row, bool keep, Ahead& ahead) {
+    using V = Vector<WIDTH>;
+    typename V::Floats sums[ROWS][VECTORS] = {};
+    const auto step = [&](const float* column, const float* row) {
+        typename V::Floats right[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) right[v] = V::load(row + v * WIDTH).v;
+        for (int i = 0; i < ROWS; ++i) {
+            const float left = column[i * a.row()];
+            for (int v = 0; v < VECTORS; ++v) sums[i][v] = sums[i][v] + left * right[v];
+        }
+    };
+    for (int64_t first = 0; first < depth; first += STEPS) {
+        ahead.ask();
+        const float *column = a.column(first), *row = b + first * b_row;
+        for (int64_t k = std::min<int64_t>(STEPS, depth - first); k; --k) {
+            step(column, row);
+            column += a.column(1) - a.column(0);
+            row += b_row;
+        }
+    }
+    for (int i = 0; i < ROWS; ++i)
+        for (int v = 0; v < VECTORS; ++v) {
+            float* to = c + i * c_row + v * WIDTH;
+            V result;
+            result.v = sums[i][v];
+            if (keep) result.v = result.v + V::load(to).v;
+            result.store(to);
+        }
+}
+
+template <int ROWS, bool TRANSPOSED>
+inline void columns_product(int vectors, int64_t depth, Left<TRANSPOSED> a, const float* b,
+                            int64_t b_row, float* c, int64_t c_row, bool keep, Ahead& ahead) {
+    switch (vectors) {
+        case 1: return block_product<ROWS, 1>(depth, a, b, b_row, c, c_row, keep, ahead);
+        case 2: return block_product<ROWS, 2>(depth, a, b, b_row, c, c_row, keep, ahead);
+#if defined(__AVX512F__)
+        case 3: return block_product<ROWS, 3>(depth, a, b, b_row, c, c_row, keep, ahead);
+        case 4: return block_product<ROWS, 4>(depth, a, b, b_row, c, c_row, keep, ahead);
+#endif
+    }
+}
+
+// c (rows, columns) = a (rows, depth) b (depth, columns), beside what it held if `keep`. Columns
+// are whole vectors. `b` lies by blocks of columns, each `b_block` behind the one before.
+template <bool TRANSPOSED>
+void product(int64_t rows, int64_t columns, int64_t depth, Left<TRANSPOSED> a, const float* b,
+             int64_t b_row, int64_t b_block, float* c, bool keep, Ahead& ahead) {
+    for (int64_t column = 0; column < columns; column += BLOCK_COLUMNS, b += b_block) {
+        const int vectors = std::min<int64_t>(BLOCK_COLUMNS, columns - column) / WIDTH;
+        const auto some = [&](auto count, int64_t row) {
+            columns_product<count>(vectors, depth, a.from_row(row), b, b_row,
+                                   c + row * columns + column, columns, keep, ahead);
+        };
+        int64_t row = 0;
+        for (; row + BLOCK_ROWS <= rows; row += BLOCK_ROWS)
+            some(std::integral_constant<int, BLOCK_ROWS>(), row);
+        for (; row + 2 <= rows; row += 2) some(std::integral_constant<int, 2>(), row);
+        for (; row < rows; ++row) some(std::integral_constant<int, 1>(), row);
+    }
+}
+
+// A small matrix (depth, columns) laid out by blocks of columns, for products with many rows.
+class Packed {
+  public:
+    template <bool TRANSPOSED>
+    Packed(int64_t num_rows, int64_t num_columns, Left<TRANSPOSED> from)
+        : depth(num_rows),
+          columns(num_columns),
+          room((columns + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS * BLOCK_COLUMNS * depth) {
+        for (int64_t k = 0; k < depth; ++k)
+            for (int64_t c = 0; c < columns; ++c)
+                room.data()[(c / BLOCK_COLUMNS * depth + k) * BLOCK_COLUMNS + c % BLOCK_COLUMNS] =
+                    from.from_row(k).column(c)[0];
+    }
+
+    // c (rows, columns) = a (rows, depth) times this, beside what it held if `keep`.
+    void multiply(int64_t rows, const float* a, float* c, bool keep, Ahead& ahead) const {
+        product(rows, columns, depth, Left<false>{a, depth}, room.data(), BLOCK_COLUMNS,
+                depth * BLOCK_COLUMNS, c, keep, ahead);
+    }
+
+  private:
+    int64_t depth, columns;
+    Room room;
+};
+
+}  // namespace
