@@ -92,9 +92,11 @@ def test_the_head_needs_what_the_line_through_small_heads_says(sample_rate: floa
     assert cost.logits + cost.temporaries == pytest.approx(ledger.peak, rel=0.25)
 
 
-@pytest.mark.parametrize("sync", [False, True])
-def test_a_backbone_needs_what_a_real_one_holds_with_either_batchnorm(sync: bool) -> None:
-    config = replace(config_of("y1", 3), train=TrainConfig(batch_size=3, sync_batchnorm=sync))
+@pytest.mark.parametrize(("name", "sync"), [("y1", False), ("y1", True), ("mbf", False)])
+def test_a_backbone_needs_what_a_real_one_holds_with_either_batchnorm(
+    name: str, sync: bool
+) -> None:
+    config = replace(config_of(name, 3), train=TrainConfig(batch_size=3, sync_batchnorm=sync))
     backbone = build(replace(config, data=SYNTHETIC), torch.device("cpu")).backbone.train()
     # Channels last PReLU, where it is not native, goes in blocks, which are alive one by one.
     layout = torch.contiguous_format if sync or missing() else torch.channels_last
