@@ -273,6 +273,14 @@ def test_a_killed_rank_is_told_by_its_signal(tmp_path: Path) -> None:
     assert _failure(tmp_path).outcome == "killed by signal 9"
 
 
+def test_a_kernel_without_room_is_out_of_memory(tmp_path: Path) -> None:
+    said = "terminate called after throwing an instance of 'std::bad_alloc'\n exitcode : -6\n"
+    (tmp_path / "output.log").write_text(said)
+    from facescale.benchmark.process import _failure
+
+    assert _failure(tmp_path).outcome == "out of memory"
+
+
 def test_a_record_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps({"format": 99}))

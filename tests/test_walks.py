@@ -10,7 +10,6 @@ from torch import Tensor
 
 import facescale
 from conftest import RunRanks
-from facescale.head import compiled
 from facescale.head.compiled import CompiledWalk
 from facescale.native import build
 
@@ -123,16 +122,6 @@ def test_a_centre_that_is_not_a_number_is_not_hidden(
     assert head(torch.randn(5, 16), torch.arange(5), lr=0.1).isnan()
 
 
-def test_without_torchs_own_blas_the_other_walk_does_the_work(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(compiled, "torch_symbol", lambda name: None)
-    head = facescale.MarginHead(700, 16)
-    loss = head(torch.randn(5, 16).requires_grad_(), torch.arange(5), lr=0.1)
-    loss.backward()
-    assert loss.isfinite()
-
-
 def steps_of_a_rank(
     rank: int, shards: int, dtype: torch.dtype, kernels: bool
 ) -> tuple[Tensor, Tensor]:
@@ -179,7 +168,7 @@ for threads in (1, 3):
         head(embeddings, torch.randint(2000, (9,), generator=random), lr=0.1).backward()
     tables.append((head.centres.table, embeddings.grad))
 for one, other in zip(*tables):
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 """
 
 

@@ -7,18 +7,15 @@ from torch import Tensor, nn
 from facescale.backbones.norm import Norm
 from facescale.native.kernels import address, kernels
 
-LANES = 16  # of which the kernel takes whole multiples
-
 
 class Pointwise:
     """One convolution at stride 1; images (b, c, h, w) channels last, weights (c', c, 1, 1)."""
 
     @staticmethod
     def serves(conv: nn.Conv2d) -> bool:
-        """Whether this is such a convolution, and its channels fill vectors."""
+        """Whether this is such a convolution."""
         is_plain = conv.groups == 1 and conv.bias is None and conv.padding == (0, 0)
-        is_known = is_plain and conv.kernel_size == (1, 1) and conv.stride == (1, 1)
-        return is_known and conv.in_channels % LANES == conv.out_channels % LANES == 0
+        return is_plain and conv.kernel_size == (1, 1) and conv.stride == (1, 1)
 
     def __init__(self, x: Tensor, weight: Tensor) -> None:
         self._native = kernels("pointwise", x, weight)

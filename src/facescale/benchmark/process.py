@@ -89,6 +89,8 @@ def _failure(folder: Path) -> Run:
     for note in sorted(notes, key=lambda note: note["kind"] != OUT_OF_MEMORY):
         return Run(note["kind"], reason=note["reason"])
     log = (folder / "output.log").read_text(errors="replace")
+    if "std::bad_alloc" in log:  # which ends a process, with threads under way
+        return Run(OUT_OF_MEMORY, reason="a kernel found no room")
     if ended := re.search(r"exitcode\s*:\s*-(\d+)", log):
         return Run(f"killed by signal {ended[1]}", reason="perhaps the kernel was out of memory")
     lines = [line for line in log.splitlines() if line.strip()]

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from facescale.head.step import Step
-from facescale.native.build import library, torch_symbol
+from facescale.native.build import library
 
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}  # what `head.cpp` knows
-PRODUCT = "sgemm_"  # of BLAS
 WIDE = 256  # samples; from here on larger tiles, for their sake
 SHARED_ROWS = 2048  # whose momentum copies of a shard sum up at a time
 
@@ -19,7 +18,7 @@ class Arguments(ctypes.Structure):
     """As `Head` in native/head.cpp; shapes are there."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("gemm", "table", "rows", "batch", "own_row", "own_sample")),
+        *((name, c_void_p) for name in ("table", "rows", "batch", "own_row", "own_sample")),
         *((name, c_void_p) for name in ("logits", "maximum", "sum", "own_cosine", "log_sum")),
         *((name, c_void_p) for name in ("to_own", "gradient", "room", "velocity")),
         *((name, c_int64) for name in ("first", "last", "num_kept", "num_own", "first_class")),
@@ -38,7 +37,7 @@ class CompiledWalk:
         """Whether the kernel can do this step."""
         table = step.centres.table
         known = table.device.type == "cpu" and table.dtype in FORMATS
-        return known and library("head") is not None and torch_symbol(PRODUCT) is not None
+        return known and library("head") is not None
 
     def __init__(self, step: Step) -> None:
         self.step = step
@@ -50,7 +49,6 @@ class CompiledWalk:
         self._threads = torch.get_num_threads()
         self._kept = min(step.num_rows, step.logits_budget // (4 * max(samples, 1)))
         self._arguments = Arguments(
-            gemm=torch_symbol(PRODUCT),
             num_kept=self._kept,
             num_own=len(step.own_row),
             first_class=step.centres.classes.start,
@@ -59,7 +57,7 @@ class CompiledWalk:
             parts=table.shape[1],
             width=table.shape[2],
             format=FORMATS[table.dtype],
-            tile=64 if samples < WIDE else 128,
+            tile=48 if samples < WIDE else 128,
             threads=self._threads,
             key=step.centres.key,
             scale=step.scale,

@@ -14,8 +14,6 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import torch
-
 from facescale.files import cache_folder
 
 SOURCES = Path(__file__).parent
@@ -55,17 +53,6 @@ def missing() -> str | None:
     except BuildError as error:
         return str(error)
     return None
-
-
-@functools.cache
-def torch_symbol(name: str) -> int | None:
-    """Address of a function inside torch, such as its BLAS; None where this build has it not."""
-    folder = Path(torch.__file__).parent / "lib"
-    try:
-        function = getattr(ctypes.CDLL(str(folder / "libtorch_cpu.so")), name)
-    except (OSError, AttributeError):
-        return None
-    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 @functools.cache

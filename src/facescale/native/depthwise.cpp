@@ -52,7 +52,7 @@ void forward(const Shape& s, const Norm* before, const float* x, const float* we
 #pragma omp parallel
     {
         Window<Input> window(input, s.width, s.channels);
-        const Room room(s.out_row);
+        const Buffer room(s.out_row);
         float* out = room.data();
         Moments mine(behind ? s.channels : 0);
         Ahead ahead;
@@ -89,7 +89,7 @@ void backward(const Shape& s, const Norm* before, const float* x, const float* w
 #pragma omp parallel
     {
         Window<Upstream> window(upstream, s.out_width, s.channels);
-        const Room inner(s.row), room(s.row);
+        const Buffer inner(s.row), room(s.row);
         float* to = room.data();
         Ahead ahead;
         Totals mine(GROUP * TAPS * s.channels);

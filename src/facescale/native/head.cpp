@@ -2,8 +2,7 @@
 //
 // All that is done with a tile happens while it lies in the cache of one core, so memory is read
 // and written as seldom as the algorithm allows: a drawn weight twice, its momentum once, both
-// written once. Products are torch's own BLAS, which runs on one thread inside a parallel region.
-// Matrices are row by row; BLAS wants columns, so it is asked for the transpose of each product.
+// written once. The rows of the next tile are fetched while products of this one keep the core busy.
 
 #include <algorithm>
 #include <cmath>
@@ -30,10 +29,9 @@ void take_out_own(const Head& head, const Tile& tile, float* logits) {
 
 // scale * cosine of each row of a tile and each sample, but of no sample's own class; (count,
 // samples).
-void find_logits(const Head& head, const Tile& tile, Room& room, float* logits) {
-    const float one = 1, zero = 0;
-    head.gemm("T", "N", &head.samples, &tile.count, &head.dim, &one, head.batch, &head.dim,
-              room.weight, &head.dim, &zero, logits, &head.samples);
+void find_logits(const Head& head, const Tile& tile, const Packed& by_dim, Room& room,
+                 float* logits, Ahead& ahead) {
+    by_dim.multiply(tile.count, room.weight, logits, false, ahead);
     for (int i = 0; i < tile.count; i++) {
         float* line = logits + size_t(i) * head.samples;
         const float factor = head.scale * room.inverse_norm[i];
@@ -71,18 +69,35 @@ void add_exponentials(const Head& head, const Tile& tile, const float* logits, R
 
 template <class Format>
 void forward(const Head& head) {
+    const Packed by_dim(head.dim, head.samples, Left<true>{head.batch, head.dim});
 #pragma omp parallel num_threads(head.threads)
     {
         Room room(head, omp_get_thread_num());
         float* maximum = head.maximum + size_t(omp_get_thread_num()) * head.samples;
         float* sum = head.sum + size_t(omp_get_thread_num()) * head.samples;
+        Ahead ahead;
         each_tile(head, [&](const Tile& tile) {
             float* logits = logits_of(head, tile, room);
-            read_weights<Format>(head, tile, 1, room);
-            find_logits(head, tile, room, logits);
+            ahead.begin(asks_of(tile.count, head.samples, head.dim));
+            want_next<Format>(head, tile, 1, ahead);
+            read_weights<Format>(head, tile, room);
+            find_logits(head, tile, by_dim, room, logits, ahead);
             add_exponentials(head, tile, logits, room, maximum, sum);
         });
     }
+}
+
+// Turns the logits of a row into probabilities times `factor`; returns the sum of logit times
+// probability. Not inline: beside other loops over the row, gcc makes it four times as slow.
+[[gnu::noinline]] float find_probabilities(float* line, const float* log_sum, int samples, float factor) {
+    float radial = 0;
+#pragma omp simd reduction(+ : radial)
+    for (int b = 0; b < samples; b++) {
+        const float probability = exponential(line[b] - log_sum[b]);
+        radial += probability * line[b];
+        line[b] = probability * factor;
+    }
+    return radial;
 }
 
 // Turns the logits of a tile into gradients of its weights' products with the batch, and finds
@@ -92,13 +107,7 @@ void find_gradients(const Head& head, const Tile& tile, float* logits, Room& roo
     for (int i = 0; i < tile.count; i++) {
         float* line = logits + size_t(i) * head.samples;
         const float inverse_norm = room.inverse_norm[i], factor = head.factor * inverse_norm;
-        float radial = 0;
-#pragma omp simd reduction(+ : radial)
-        for (int b = 0; b < head.samples; b++) {
-            const float probability = exponential(line[b] - head.log_sum[b]);
-            radial += probability * line[b];
-            line[b] = probability * factor;
-        }
+        float radial = find_probabilities(line, head.log_sum, head.samples, factor);
         for (; own < tile.last && head.own_row[own] == tile.start + i; own++) {
             const int64_t sample = head.own_sample[own];
             radial += head.to_own[sample] * head.scale * head.own_cosine[sample];
@@ -145,22 +154,26 @@ void learn(const Head& head, const Tile& tile, int i, Room& room, const float* v
 
 template <class Format>
 void backward(const Head& head) {
-    const float one = 1, zero = 0;
+    const Packed by_dim(head.dim, head.samples, Left<true>{head.batch, head.dim});
+    const Packed by_sample(head.samples, head.dim, Left<false>{head.batch, head.dim});
 #pragma omp parallel num_threads(head.threads)
     {
         Room room(head, omp_get_thread_num());
+        Ahead ahead;
         float* gradient = head.gradient + size_t(omp_get_thread_num()) * head.samples * head.dim;
         each_tile(head, [&](const Tile& tile) {
             float* logits = logits_of(head, tile, room);
-            read_weights<Format>(head, tile, head.parts, room);
-            if (!is_kept(head, tile)) find_logits(head, tile, room, logits);
+            ahead.begin(asks_of(head.samples, head.dim, tile.count)
+                        + asks_of(tile.count, head.dim, head.samples));
+            want_next<Format>(head, tile, head.parts, ahead);
+            read_weights<Format>(head, tile, room);
+            if (!is_kept(head, tile)) find_logits(head, tile, by_dim, room, logits, ahead);
             find_gradients(head, tile, logits, room);
-            head.gemm("N", "T", &head.dim, &head.samples, &tile.count, &one, room.weight,
-                      &head.dim, logits, &head.samples, &one, gradient, &head.dim);
+            product(head.samples, head.dim, tile.count, Left<true>{logits, head.samples},
+                    room.weight, head.dim, BLOCK_COLUMNS, gradient, true, ahead);
             if (head.lr == 0) return;
             float* step = head.velocity ? shared_velocity(head, tile) : room.step;
-            head.gemm("N", "N", &head.dim, &tile.count, &head.samples, &one, head.batch, &head.dim,
-                      logits, &head.samples, &zero, step, &head.dim);
+            by_sample.multiply(tile.count, logits, step, false, ahead);
             for (int i = 0; i < tile.count; i++, step += head.dim) {
                 find_velocity<Format>(head, tile, i, room, step);
                 if (!head.velocity) learn<Format>(head, tile, i, room, step);
@@ -176,7 +189,7 @@ void move(const Head& head) {
     {
         Room room(head, omp_get_thread_num());
         each_tile(head, [&](const Tile& tile) {
-            read_weights<Format>(head, tile, head.parts, room);
+            read_weights<Format>(head, tile, room);
             const float* velocity = shared_velocity(head, tile);
             for (int i = 0; i < tile.count; i++, velocity += head.dim)
                 learn<Format>(head, tile, i, room, velocity);

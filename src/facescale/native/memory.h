@@ -4,10 +4,11 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <new>
+#include <vector>
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -16,10 +17,12 @@
 namespace {
 
 // Floats that begin with a cache line; what they are is left open.
-class Room {
+class Buffer {
   public:
-    explicit Room(int64_t count)
-        : floats(static_cast<float*>(std::aligned_alloc(64, (count + 15) / 16 * 64))) {}
+    explicit Buffer(int64_t count)
+        : floats(static_cast<float*>(std::aligned_alloc(64, (count + 16) / 16 * 64))) {
+        if (!floats) throw std::bad_alloc();
+    }
 
     float* data() const { return floats.get(); }
 
@@ -34,37 +37,41 @@ class Room {
 // memory that is asked for at once is waited for.
 class Ahead {
   public:
-    // Forgets what was wanted before; `ask` will be called `num_steps` times.
-    void begin(int64_t num_steps) {
-        next = wanted = 0;
+    // Forgets what was wanted before; `ask` will be called `num_asks` times.
+    void begin(int64_t num_asks) {
+        wanted.clear();
+        next = 0;
         lines = 0;
-        steps = std::max<int64_t>(num_steps, 1);
+        asks = std::max<int64_t>(num_asks, 1);
     }
 
-    void want(const float* from, int64_t count) {
+    template <typename Number>
+    void want(const Number* from, int64_t count) {
         if (count <= 0) return;
-        ranges[wanted++] = {from, from + count};
-        lines += count / LINE + 1;
-        portion = (lines + steps - 1) / steps * LINE;
+        const char* first = reinterpret_cast<const char*>(from);
+        wanted.push_back({first, first + count * sizeof(Number)});
+        lines += count * sizeof(Number) / LINE + 1;
+        portion = (lines + asks - 1) / asks;
     }
 
     void ask() {
-        if (next == wanted) return;
-        Range& range = ranges[next];
-        const float* end = range.at + portion;
-        for (; range.at < end; range.at += LINE) __builtin_prefetch(range.at, 0, 2);
-        next += range.at >= range.end;
+        for (int64_t i = 0; i < portion && next < wanted.size(); ++i) {
+            Range& range = wanted[next];
+            __builtin_prefetch(range.at, 0, 2);
+            range.at += LINE;
+            next += range.at >= range.end;
+        }
     }
 
   private:
-    static constexpr int64_t LINE = 16;  // floats
+    static constexpr int64_t LINE = 64;  // bytes
 
     struct Range {
-        const float *at, *end;
+        const char *at, *end;
     };
-    std::array<Range, 5> ranges;
-    int next = 0, wanted = 0;
-    int64_t lines = 0, steps = 1, portion = 0;
+    std::vector<Range> wanted;
+    size_t next = 0;
+    int64_t lines = 0, asks = 1, portion = 0;
 };
 
 // Copies floats out of the cache, not into it: memory that will be read much later, if it were

@@ -41,7 +41,7 @@ void norm_apply(const Norm* n, const float* x, const float* shortcut, float* y) 
     const Activation forward(*n);
 #pragma omp parallel
     {
-        const Room room(CHUNK * n->channels);
+        const Buffer room(CHUNK * n->channels);
         each_chunk(n->rows, true, [&](int64_t row, int64_t count) {
             const int64_t at = row * n->channels;
             forward.apply(x + at, count, shortcut ? shortcut + at : nullptr, room.data());
@@ -69,7 +69,7 @@ void norm_derivative(const Norm* n, const float* x, const float* gradient, float
     const Derivative derivative(*n);
 #pragma omp parallel
     {
-        const Room room(CHUNK * n->channels);
+        const Buffer room(CHUNK * n->channels);
         each_chunk(n->rows, true, [&](int64_t row, int64_t count) {
             const int64_t at = row * n->channels;
             derivative.apply(x + at, gradient + at, count, room.data());

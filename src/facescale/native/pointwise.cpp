@@ -9,7 +9,7 @@
 
 extern "C" {
 
-// As `Pointwise` in facescale/backbones/pointwise.py; channels are multiples of 16.
+// As `Pointwise` in facescale/backbones/pointwise.py.
 struct Pointwise {
     int64_t rows, inputs, outputs;
 };
@@ -40,7 +40,7 @@ void pointwise_forward(const Pointwise* p, const Norm* before, const float* x, c
     Parts<Moments> parts;
 #pragma omp parallel
     {
-        const Room room(TILE * p->inputs);
+        const Buffer room(TILE * p->inputs);
         Moments mine(p->outputs);
         Ahead ahead;
         each_tile(p->rows, [&](int64_t first, int64_t count, int64_t next, int64_t following) {
@@ -65,12 +65,12 @@ void pointwise_backward(const Pointwise* p, const Norm* before, const float* x, 
     const Upstream upstream(behind, z, gradient, p->outputs);
     const int64_t size = p->outputs * p->inputs;
     const int threads = omp_get_max_threads();
-    const Room to_weights(size * threads);
+    const Buffer to_weights(size * threads);
     std::fill_n(to_weights.data(), size * threads, 0.f);
     Parts<Sums> parts;
 #pragma omp parallel
     {
-        const Room inner(TILE * p->inputs), outer(TILE * p->outputs);
+        const Buffer inner(TILE * p->inputs), outer(TILE * p->outputs);
         float* mine = to_weights.data() + size * omp_get_thread_num();
         Sums sums(before ? p->inputs : 0);
         Ahead ahead;

@@ -43,15 +43,15 @@ struct Left {
     int64_t row() const { return TRANSPOSED ? 1 : stride; }
 };
 
-// c (ROWS, VECTORS * WIDTH) = a (ROWS, depth) b (depth, VECTORS * WIDTH), beside what it held.
-template <int ROWS, int VECTORS, bool TRANSPOSED>
+// c (ROWS, VECTORS * LANES) = a (ROWS, depth) b (depth, VECTORS * LANES), beside what it held.
+template <int ROWS, int VECTORS, int LANES, bool TRANSPOSED>
 inline void block_product(int64_t depth, Left<TRANSPOSED> a, const float* b, int64_t b_row,
                           float* c, int64_t c_row, bool keep, Ahead& ahead) {
-    using V = Vector<WIDTH>;
+    using V = Vector<LANES>;
     typename V::Floats sums[ROWS][VECTORS] = {};
     const auto step = [&](const float* column, const float* row) {
         typename V::Floats right[VECTORS];
-        for (int v = 0; v < VECTORS; ++v) right[v] = V::load(row + v * WIDTH).v;
+        for (int v = 0; v < VECTORS; ++v) right[v] = V::load(row + v * LANES).v;
         for (int i = 0; i < ROWS; ++i) {
             const float left = column[i * a.row()];
             for (int v = 0; v < VECTORS; ++v) sums[i][v] = sums[i][v] + left * right[v];
@@ -68,7 +68,7 @@ inline void block_product(int64_t depth, Left<TRANSPOSED> a, const float* b, int
     }
     for (int i = 0; i < ROWS; ++i)
         for (int v = 0; v < VECTORS; ++v) {
-            float* to = c + i * c_row + v * WIDTH;
+            float* to = c + i * c_row + v * LANES;
             V result;
             result.v = sums[i][v];
             if (keep) result.v = result.v + V::load(to).v;
@@ -76,35 +76,56 @@ inline void block_product(int64_t depth, Left<TRANSPOSED> a, const float* b, int
         }
 }
 
-template <int ROWS, bool TRANSPOSED>
-inline void columns_product(int vectors, int64_t depth, Left<TRANSPOSED> a, const float* b,
-                            int64_t b_row, float* c, int64_t c_row, bool keep, Ahead& ahead) {
-    switch (vectors) {
-        case 1: return block_product<ROWS, 1>(depth, a, b, b_row, c, c_row, keep, ahead);
-        case 2: return block_product<ROWS, 2>(depth, a, b, b_row, c, c_row, keep, ahead);
-#if defined(__AVX512F__)
-        case 3: return block_product<ROWS, 3>(depth, a, b, b_row, c, c_row, keep, ahead);
-        case 4: return block_product<ROWS, 4>(depth, a, b, b_row, c, c_row, keep, ahead);
-#endif
-    }
+// The columns of a block that begins a row of `columns` of them: as many as fit.
+inline int64_t piece_of(int64_t columns) {
+    if (columns >= BLOCK_COLUMNS) return BLOCK_COLUMNS;
+    if (columns >= WIDTH) return columns / WIDTH * WIDTH;
+    int64_t piece = WIDTH;
+    while (piece > columns) piece /= 2;
+    return piece;
 }
 
-// c (rows, columns) = a (rows, depth) b (depth, columns), beside what it held if `keep`. Columns
-// are whole vectors. `b` lies by blocks of columns, each `b_block` behind the one before.
+// Calls body(vectors, lanes) with the constants that make up a piece.
+template <typename Body>
+void as_vectors(int64_t piece, Body body) {
+    using std::integral_constant;
+    const auto narrow = [&](auto lanes) { body(integral_constant<int, 1>(), lanes); };
+    const auto wide = [&](auto vectors) { body(vectors, integral_constant<int, WIDTH>()); };
+    if (piece == 1) narrow(integral_constant<int, 1>());
+    else if (piece == 2) narrow(integral_constant<int, 2>());
+    else if (piece == 4) narrow(integral_constant<int, 4>());
+    else if (piece == WIDTH) wide(integral_constant<int, 1>());
+    else if (piece == 8) narrow(integral_constant<int, 8>());
+    else if (piece == 2 * WIDTH) wide(integral_constant<int, 2>());
+    else if (piece == 3 * WIDTH) wide(integral_constant<int, 3>());
+    else wide(integral_constant<int, BLOCK_VECTORS>());
+}
+
+// Calls body(number of rows as a constant, first of them) until all rows are done.
+template <typename Body>
+void each_block_of_rows(int64_t rows, Body body) {
+    int64_t row = 0;
+    for (; row + BLOCK_ROWS <= rows; row += BLOCK_ROWS)
+        body(std::integral_constant<int, BLOCK_ROWS>(), row);
+    for (; row + 2 <= rows; row += 2) body(std::integral_constant<int, 2>(), row);
+    for (; row < rows; ++row) body(std::integral_constant<int, 1>(), row);
+}
+
+// c (rows, columns) = a (rows, depth) b (depth, columns), beside what it held if `keep`. `b` lies by
+// blocks of BLOCK_COLUMNS columns, each `b_block` behind the one before.
 template <bool TRANSPOSED>
 void product(int64_t rows, int64_t columns, int64_t depth, Left<TRANSPOSED> a, const float* b,
              int64_t b_row, int64_t b_block, float* c, bool keep, Ahead& ahead) {
-    for (int64_t column = 0; column < columns; column += BLOCK_COLUMNS, b += b_block) {
-        const int vectors = std::min<int64_t>(BLOCK_COLUMNS, columns - column) / WIDTH;
-        const auto some = [&](auto count, int64_t row) {
-            columns_product<count>(vectors, depth, a.from_row(row), b, b_row,
-                                   c + row * columns + column, columns, keep, ahead);
-        };
-        int64_t row = 0;
-        for (; row + BLOCK_ROWS <= rows; row += BLOCK_ROWS)
-            some(std::integral_constant<int, BLOCK_ROWS>(), row);
-        for (; row + 2 <= rows; row += 2) some(std::integral_constant<int, 2>(), row);
-        for (; row < rows; ++row) some(std::integral_constant<int, 1>(), row);
+    for (int64_t column = 0, piece; column < columns; column += piece) {
+        piece = piece_of(columns - column);
+        const float* right = b + column / BLOCK_COLUMNS * b_block + column % BLOCK_COLUMNS;
+        as_vectors(piece, [&](auto vectors, auto lanes) {
+            each_block_of_rows(rows, [&](auto count, int64_t row) {
+                block_product<count, vectors, lanes>(depth, a.from_row(row), right, b_row,
+                                                     c + row * columns + column, columns, keep,
+                                                     ahead);
+            });
+        });
     }
 }
 
@@ -130,7 +151,7 @@ class Packed {
 
   private:
     int64_t depth, columns;
-    Room room;
+    Buffer room;
 };
 
 }  // namespace

@@ -7,10 +7,28 @@
 #include <cstdint>
 #include <cstring>
 
+// The float32 of these bits; through memcpy, a loop over it would gather numbers one by one.
+inline float of_bits(uint32_t bits) {
+    union {
+        uint32_t bits;
+        float number;
+    } both = {bits};
+    return both.number;
+}
+
+inline uint32_t bits_of(float number) {
+    union {
+        float number;
+        uint32_t bits;
+    } both = {number};
+    return both.bits;
+}
+
 // e^x to the last bits of a float32, in operations that fill a vector; 0 below e^-87.
 // Source: Cephes, expf: x = n log 2 + r, and a polynomial of r.
 inline float exponential(float x) {
-    const float inside = std::min(std::max(x, -87.0f), 88.0f);
+    // Not by std::min, whose references make a loop gather numbers one by one.
+    const float raised = x < -87.0f ? -87.0f : x, inside = raised > 88.0f ? 88.0f : raised;
     const float n = std::nearbyint(inside * 1.44269504f);
     const float r = (inside - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
@@ -20,10 +38,7 @@ inline float exponential(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1;
-    const int32_t power = (int32_t(n) + 127) << 23;
-    float factor;
-    std::memcpy(&factor, &power, sizeof factor);
-    return x < -87.0f ? 0.0f : p * factor;
+    return x < -87.0f ? 0.0f : p * of_bits(uint32_t(int32_t(n) + 127) << 23);
 }
 
 // Random bits for the numbers of a row, as a function of the step's key and the row.
@@ -69,9 +84,7 @@ struct BFloat16 {
     }
 
     static uint16_t put(float number, float, uint32_t random) {
-        uint32_t bits;
-        std::memcpy(&bits, &number, sizeof bits);
-        return uint16_t((bits + (random & 0xFFFF)) >> 16);
+        return uint16_t((bits_of(number) + (random & 0xFFFF)) >> 16);
     }
 };
 

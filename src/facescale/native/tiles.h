@@ -9,13 +9,10 @@
 
 #include <omp.h>
 
+#include "product.h"
 #include "rows.h"
 
 namespace {
-
-using Sgemm = void (*)(const char*, const char*, const int*, const int*, const int*, const float*,
-                       const float*, const int*, const float*, const int*, const float*, float*,
-                       const int*);
 
 const float SMALLEST_NORM = 1e-12f;
 
@@ -23,7 +20,6 @@ const float SMALLEST_NORM = 1e-12f;
 
 // As `Arguments` in facescale/head/compiled.py.
 struct Head {
-    Sgemm gemm;
     char* table;            // (classes, parts, width): weight, then momentum if there is one
     const int64_t* rows;    // of the drawn rows, sorted; or null: place i is row i
     const float* batch;     // (samples, dim), of unit length
@@ -47,7 +43,7 @@ struct Head {
 
 namespace {
 
-// Floats up to the next start of a cache line: BLAS rounds by where its operands lie.
+// Floats up to the next start of a cache line.
 int64_t whole_lines(int64_t count) { return (count + 15) / 16 * 16; }
 
 // What one core works with, a part of `head.room`.
@@ -106,21 +102,20 @@ typename Format::Stored* stored_row(const Head& head, int64_t place) {
     return reinterpret_cast<typename Format::Stored*>(head.table) + row * head.parts * head.width;
 }
 
-// Asks for a row that is needed a tile later: rows apart in memory are too far for the processor
-// to foresee.
+// Wants the rows of the tile after this one, `parts` of each: rows apart in memory are too far for
+// the processor to foresee.
 template <class Format>
-void ask_for(const Head& head, int64_t place, int parts) {
-    const char* row = reinterpret_cast<const char*>(stored_row<Format>(head, place));
-    const size_t length = sizeof(typename Format::Stored) * parts * head.width;
-    for (size_t byte = 0; byte < length; byte += 64) __builtin_prefetch(row + byte, 0, 2);
+void want_next(const Head& head, const Tile& tile, int parts, Ahead& ahead) {
+    const int64_t next = tile.start + tile.count;
+    for (int64_t place = next; place < std::min(next + head.tile, tile.stop); place++)
+        ahead.want(stored_row<Format>(head, place), int64_t(parts) * head.width);
 }
 
 // Weights of a tile and 1 / their lengths.
 template <class Format>
-void read_weights(const Head& head, const Tile& tile, int parts, Room& room) {
+void read_weights(const Head& head, const Tile& tile, Room& room) {
     for (int i = 0; i < tile.count; i++) {
-        const int64_t ahead = tile.start + i + head.tile, far = ahead + head.tile;
-        if (ahead < tile.stop) ask_for<Format>(head, ahead, parts);
+        const int64_t far = tile.start + i + 2 * head.tile;
         // Where the page of a row is has to be found first, which takes as long again.
         if (far < tile.stop) __builtin_prefetch(stored_row<Format>(head, far), 0, 2);
         float* weight = room.weight + size_t(i) * head.dim;
