@@ -140,6 +140,20 @@ def test_a_shortcut_that_the_kernels_do_not_know_is_added_behind() -> None:
     assert_exact(layers, x, image(3, 16, 1, 1, seed=2))
 
 
+@pytest.mark.parametrize("last", [[], [nn.Flatten()]])
+def test_a_backward_pass_under_autocast_is_the_same(last: list[nn.Module]) -> None:
+    layers = [*layers_of([("pointwise", True), ("depthwise", False)], 16), *last]
+    single = Conv2d(16, 16, 3, padding=1, groups=16, bias=False).to(memory_format=LAST)  # type: ignore[call-overload]
+    found = []
+    for enabled in (False, True):
+        x = image(3, 16, 5, 4, seed=1).requires_grad_()
+        loss = in_sequence(deepcopy(layers), single(x)).square().sum()
+        with torch.autocast("cpu", enabled=enabled):
+            loss.backward()
+        found.append(x.grad)
+    assert torch.equal(*found)  # type: ignore[arg-type]
+
+
 def test_who_listens_to_a_layer_hears_it() -> None:
     layers = layers_of([("pointwise", True), ("depthwise", False)], 16)
     block = Layers(*layers)

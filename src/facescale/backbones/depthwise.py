@@ -35,7 +35,9 @@ class Grouped:
         )
 
     def __init__(self, x: Tensor, weight: Tensor, stride: int) -> None:
-        self._native = kernels("depthwise", x, weight)
+        # Asked before the forward pass; the backward one may come to run under autocast.
+        with torch.autocast("cpu", enabled=False):
+            self._native = kernels("depthwise", x, weight)
         self._given = address(x), address(weight)
         images, channels, height, width = x.shape
         group = weight.shape[1]

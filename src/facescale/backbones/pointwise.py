@@ -2,6 +2,7 @@
 
 import ctypes
 
+import torch
 from torch import Tensor, nn
 
 from facescale.backbones.norm import Norm
@@ -18,7 +19,9 @@ class Pointwise:
         return is_plain and conv.kernel_size == (1, 1) and conv.stride == (1, 1)
 
     def __init__(self, x: Tensor, weight: Tensor) -> None:
-        self._native = kernels("pointwise", x, weight)
+        # Asked before the forward pass; the backward one may come to run under autocast.
+        with torch.autocast("cpu", enabled=False):
+            self._native = kernels("pointwise", x, weight)
         self._given = address(x), address(weight)
         outputs, inputs = weight.shape[:2]
         self._arguments = _Arguments(x.numel() // inputs, inputs, outputs)
