@@ -71,11 +71,9 @@ def learnt(layers: Sequence[nn.Module], x: Tensor, shortcut: Tensor | None) -> l
 
 def assert_exact(layers: list[nn.Module], x: Tensor, shortcut: Tensor | None) -> None:
     doubles = [with_torchs_layers_(deepcopy(layer)).double() for layer in layers]
-    exact_shortcut = None if shortcut is None else shortcut.double()
     exact_x = x.double()
-    if shortcut is x:
-        exact_shortcut = exact_x
-    truth = learnt(doubles, exact_x, exact_shortcut)
+    added = shortcut if shortcut is None else shortcut.double()
+    truth = learnt(doubles, exact_x, exact_x if shortcut is x else added)
     ours = learnt(deepcopy(layers), x, shortcut)
     for mine, exact in zip(ours, truth, strict=True):
         # of sums over up to 1,955 pixels some cancel altogether

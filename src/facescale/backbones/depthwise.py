@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from facescale.backbones.norm import Norm
-from facescale.native.kernels import address, kernels
+from facescale.backbones.between import Between
 
 
-class Grouped:
+class Grouped(Between):
     """One convolution of padding 1; images (b, c, h, w), weights (c, 1 or 2, 3, 3), channels last.
 
-    With the passes of the norms on both sides in it, where there are such.
+    The gradients of both are one pass. Norms may be absent on either side.
     """
+
+    name = "depthwise"
 
     @staticmethod
     def serves(conv: nn.Conv2d) -> bool:
@@ -35,45 +36,9 @@ class Grouped:
         )
 
     def __init__(self, x: Tensor, weight: Tensor, stride: int) -> None:
-        # Asked before the forward pass; the backward one may come to run under autocast.
-        with torch.autocast("cpu", enabled=False):
-            self._native = kernels("depthwise", x, weight)
-        self._given = address(x), address(weight)
         images, channels, height, width = x.shape
         group = weight.shape[1]
-        self._arguments = _Arguments(images, height, width, channels, stride, group)
-
-    def forward(self, before: Norm | None, behind: Norm | None, z: Tensor) -> None:
-        """Put out `z` (b, c, h', w') and the statistics of the norm behind it."""
-        self._native.depthwise_forward(
-            ctypes.byref(self._arguments),
-            before and ctypes.byref(before),
-            *self._given,
-            behind and ctypes.byref(behind),
-            address(z),
-        )
-
-    def backward(
-        self,
-        before: Norm | None,
-        behind: Norm | None,
-        z: Tensor | None,
-        gradient: Tensor,
-        shortcut: Tensor | None,
-        to_x: Tensor,
-        to_weight: Tensor,
-    ) -> None:
-        """Put out the gradients of both, in one pass, and the totals of the norm before.
-
-        `gradient` is that of what the norm behind has made; `shortcut` is added to that of `x`.
-        """
-        self._native.depthwise_backward(
-            ctypes.byref(self._arguments),
-            before and ctypes.byref(before),
-            *self._given,
-            behind and ctypes.byref(behind),
-            *map(address, (z, gradient, shortcut, to_x, to_weight)),
-        )
+        super().__init__(x, weight, _Arguments(images, height, width, channels, stride, group))
 
 
 class Depthwise(torch.autograd.Function):

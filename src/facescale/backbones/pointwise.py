@@ -2,15 +2,15 @@
 
 import ctypes
 
-import torch
 from torch import Tensor, nn
 
-from facescale.backbones.norm import Norm
-from facescale.native.kernels import address, kernels
+from facescale.backbones.between import Between
 
 
-class Pointwise:
+class Pointwise(Between):
     """One convolution at stride 1; images (b, c, h, w) channels last, weights (c', c, 1, 1)."""
+
+    name = "pointwise"
 
     @staticmethod
     def serves(conv: nn.Conv2d) -> bool:
@@ -19,44 +19,8 @@ class Pointwise:
         return is_plain and conv.kernel_size == (1, 1) and conv.stride == (1, 1)
 
     def __init__(self, x: Tensor, weight: Tensor) -> None:
-        # Asked before the forward pass; the backward one may come to run under autocast.
-        with torch.autocast("cpu", enabled=False):
-            self._native = kernels("pointwise", x, weight)
-        self._given = address(x), address(weight)
         outputs, inputs = weight.shape[:2]
-        self._arguments = _Arguments(x.numel() // inputs, inputs, outputs)
-
-    def forward(self, before: Norm | None, behind: Norm, z: Tensor) -> None:
-        """Put out `z` (b, c', h, w) and the statistics of the norm behind it."""
-        self._native.pointwise_forward(
-            ctypes.byref(self._arguments),
-            before and ctypes.byref(before),
-            *self._given,
-            ctypes.byref(behind),
-            address(z),
-        )
-
-    def backward(
-        self,
-        before: Norm | None,
-        behind: Norm,
-        z: Tensor,
-        gradient: Tensor,
-        shortcut: Tensor | None,
-        to_x: Tensor,
-        to_weight: Tensor,
-    ) -> None:
-        """Put out the gradients of both, and the totals of the norm before.
-
-        `gradient` is that of what the norm behind has made; `shortcut` is added to that of `x`.
-        """
-        self._native.pointwise_backward(
-            ctypes.byref(self._arguments),
-            before and ctypes.byref(before),
-            *self._given,
-            ctypes.byref(behind),
-            *map(address, (z, gradient, shortcut, to_x, to_weight)),
-        )
+        super().__init__(x, weight, _Arguments(x.numel() // inputs, inputs, outputs))
 
 
 class _Arguments(ctypes.Structure):

@@ -45,7 +45,7 @@ def backbone_cost(config: Config, batch: int, device_type: str = "cpu") -> Backb
     fake = FakeTensorMode()
     with fake:
         backbone = make_backbone(config.backbone)
-        for weight in backbone.parameters():
+        for weight in backbone.parameters():  # fake ones refuse Module.to
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=layout)
         model = MicroBatches(backbone, config.train.micro_batch).train()

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 
 #include <omp.h>
 
@@ -154,7 +155,9 @@ void learn(const Head& head, const Tile& tile, int i, Room& room, const float* v
 
 template <class Format>
 void backward(const Head& head) {
-    const Packed by_dim(head.dim, head.samples, Left<true>{head.batch, head.dim});
+    std::optional<Packed> by_dim;  // for logits that were not kept
+    if (head.num_kept < head.last)
+        by_dim.emplace(head.dim, head.samples, Left<true>{head.batch, head.dim});
     const Packed by_sample(head.samples, head.dim, Left<false>{head.batch, head.dim});
 #pragma omp parallel num_threads(head.threads)
     {
@@ -167,7 +170,7 @@ void backward(const Head& head) {
                         + asks_of(tile.count, head.dim, head.samples));
             want_next<Format>(head, tile, head.parts, ahead);
             read_weights<Format>(head, tile, room);
-            if (!is_kept(head, tile)) find_logits(head, tile, by_dim, room, logits, ahead);
+            if (!is_kept(head, tile)) find_logits(head, tile, *by_dim, room, logits, ahead);
             find_gradients(head, tile, logits, room);
             product(head.samples, head.dim, tile.count, Left<true>{logits, head.samples},
                     room.weight, head.dim, BLOCK_COLUMNS, gradient, true, ahead);

@@ -20,6 +20,20 @@ void each_chunk(int64_t rows, bool backwards, Body body) {
     }
 }
 
+// Writes an image that is not read again soon: make(place, rows, to) makes each chunk of it.
+template <typename Make>
+void write_each_chunk(const Norm& n, float* image, Make make) {
+#pragma omp parallel
+    {
+        const Buffer room(CHUNK * n.channels);
+        each_chunk(n.rows, true, [&](int64_t row, int64_t count) {
+            const int64_t at = row * n.channels;
+            make(at, count, room.data());
+            write_out(room.data(), count * n.channels, image + at);
+        });
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -39,15 +53,9 @@ void norm_statistics(const Norm* n, const float* x) {
 
 void norm_apply(const Norm* n, const float* x, const float* shortcut, float* y) {
     const Activation forward(*n);
-#pragma omp parallel
-    {
-        const Buffer room(CHUNK * n->channels);
-        each_chunk(n->rows, true, [&](int64_t row, int64_t count) {
-            const int64_t at = row * n->channels;
-            forward.apply(x + at, count, shortcut ? shortcut + at : nullptr, room.data());
-            write_out(room.data(), count * n->channels, y + at);
-        });
-    }
+    write_each_chunk(*n, y, [&](int64_t at, int64_t count, float* to) {
+        forward.apply(x + at, count, shortcut ? shortcut + at : nullptr, to);
+    });
 }
 
 void norm_sums(const Norm* n, const float* x, const float* gradient) {
@@ -67,14 +75,8 @@ void norm_sums(const Norm* n, const float* x, const float* gradient) {
 
 void norm_derivative(const Norm* n, const float* x, const float* gradient, float* to_x) {
     const Derivative derivative(*n);
-#pragma omp parallel
-    {
-        const Buffer room(CHUNK * n->channels);
-        each_chunk(n->rows, true, [&](int64_t row, int64_t count) {
-            const int64_t at = row * n->channels;
-            derivative.apply(x + at, gradient + at, count, room.data());
-            write_out(room.data(), count * n->channels, to_x + at);
-        });
-    }
+    write_each_chunk(*n, to_x, [&](int64_t at, int64_t count, float* to) {
+        derivative.apply(x + at, gradient + at, count, to);
+    });
 }
 }

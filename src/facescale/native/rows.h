@@ -7,20 +7,17 @@
 #include <cstdint>
 #include <cstring>
 
-// The float32 of these bits; through memcpy, a loop over it would gather numbers one by one.
-inline float of_bits(uint32_t bits) {
-    union {
-        uint32_t bits;
-        float number;
-    } both = {bits};
-    return both.number;
-}
+// A float32 and its bits: through memcpy, a loop over them would gather numbers one by one.
+union Bits {
+    uint32_t bits;
+    float number;
+};
+
+inline float of_bits(uint32_t bits) { return Bits{bits}.number; }
 
 inline uint32_t bits_of(float number) {
-    union {
-        float number;
-        uint32_t bits;
-    } both = {number};
+    Bits both;
+    both.number = number;
     return both.bits;
 }
 
