@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 
 from facescale.allocator import keep_freed_memory
-from facescale.benchmark.timing.baselines import OwnHead
 from facescale.config import BackboneConfig, Config, DataConfig, TrainConfig
 from facescale.distributed import Group, world_group
+from facescale.timing.baselines import OwnHead
 from facescale.training import build, train_step
 
 Step = Callable[[], None]

@@ -20,9 +20,8 @@ from torch import nn
 from facescale.backbones import iresnet, mobilefacenet, necks
 from facescale.backbones.backbone import IMAGE_SIZES, Backbone, Spec
 from facescale.backbones.families import FAMILIES, Architecture, Family, initialise_
-from facescale.backbones.legacy import load_mxnet, read_mxnet
 
-__all__ = ["NAMES", "Backbone", "Family", "Spec", "build", "load_mxnet", "read_mxnet"]
+__all__ = ["NAMES", "Backbone", "Family", "Spec", "build"]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from facescale.backbones.sequence import in_sequence
-from facescale.native.kernels import address, kernels
+from facescale.acceleration.sequence import in_sequence
+from facescale.kernels.cpu.dispatch import address, kernels
 
 IMAGE_SHAPE = (3, 112, 112)
 IMAGE_SIZES = (112, 56, 28)

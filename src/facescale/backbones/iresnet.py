@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from facescale.backbones.conv import Conv2d
-from facescale.backbones.norm import BatchNorm2d
-from facescale.backbones.prelu import PReLU
-from facescale.backbones.sequence import in_sequence
+from facescale.acceleration.conv import Conv2d
+from facescale.acceleration.prelu import PReLU
+from facescale.acceleration.sequence import in_sequence
+from facescale.kernels.cpu.norm import BatchNorm2d
 
 
 def trunk(units: Sequence[int], width: int, eps: float) -> dict[str, nn.Module]:

@@ -1,9 +1,9 @@
 """The building blocks that MobileFaceNet and neck GDC share."""
 
-from facescale.backbones.conv import Conv2d
-from facescale.backbones.norm import BatchNorm2d
-from facescale.backbones.prelu import PReLU
-from facescale.backbones.sequence import Layers
+from facescale.acceleration.conv import Conv2d
+from facescale.acceleration.prelu import PReLU
+from facescale.acceleration.sequence import Layers
+from facescale.kernels.cpu.norm import BatchNorm2d
 
 
 def conv_bn(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from facescale.acceleration.sequence import Layers
 from facescale.backbones.layers import conv_bn, conv_bn_prelu
-from facescale.backbones.sequence import Layers
 
 
 def trunk(

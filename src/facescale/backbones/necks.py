@@ -13,10 +13,10 @@ which is what MXNet calls `fix_gamma`, except in arcface_torch's GDC. E is the c
 
 from torch import nn
 
+from facescale.acceleration.sequence import Layers
 from facescale.backbones.families import Family
 from facescale.backbones.layers import conv_bn
-from facescale.backbones.norm import BatchNorm2d
-from facescale.backbones.sequence import Layers
+from facescale.kernels.cpu.norm import BatchNorm2d
 
 NAMES = ("E", "FC", "GDC")
 

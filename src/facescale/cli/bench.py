@@ -8,15 +8,15 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from facescale.benchmark.cases import NETWORKS, select
-from facescale.benchmark.legacy_logs import read_cells
-from facescale.benchmark.report import write_comparison, write_report
-from facescale.benchmark.runner import Settings, run_matrix
-from facescale.benchmark.trial import run_trial
-from facescale.benchmark.units import parse_bytes
 from facescale.cli import kernels
 from facescale.cli.configured import add_config_options, preset_first, read_config
 from facescale.distributed import device_type
+from facescale.plan.units import parse_bytes
+from facescale.report.cases import NETWORKS, select
+from facescale.report.old_logs import read_cells
+from facescale.report.page import write_comparison, write_report
+from facescale.report.runs import Settings, run_matrix
+from facescale.report.trial import run_trial
 
 HELP = "measure speed and limits as the report did"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from facescale.cli.models import add_model_options, open_model
-from facescale.training import export
+from facescale.models import onnx as export
 
 HELP = "write a trained backbone as an ONNX graph"
 

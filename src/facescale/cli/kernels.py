@@ -8,8 +8,8 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from facescale.benchmark.timing import KINDS, case_of, usage
-from facescale.benchmark.timing.interleave import Case, Times, interleave
+from facescale.timing import KINDS, case_of, usage
+from facescale.timing.interleave import Case, Times, interleave
 
 HELP = "time head, step, loader or inference beside the peers' plans of work"
 CASES = ["head/85742", "head/360232/0.1"]

@@ -7,11 +7,11 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from facescale.benchmark.plan import Plan, Planner
-from facescale.benchmark.published import MOST_IDENTITIES
-from facescale.benchmark.units import parse_bytes, show_bytes
 from facescale.cli.configured import add_config_options, preset_first, read_config
 from facescale.distributed import device_type
+from facescale.plan.plan import Plan, Planner
+from facescale.plan.units import parse_bytes, show_bytes
+from facescale.report.published import MOST_IDENTITIES
 from facescale.training.metrics import peak_memory
 
 HELP = "predict the memory of a run, the largest batch and the most identities"

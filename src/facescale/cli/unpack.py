@@ -4,8 +4,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from facescale.checkpoint import folder as checkpoint
+from facescale.checkpoint import unpack
 from facescale.distributed import Group
-from facescale.training import checkpoint, unpack
 
 HELP = "turn a checkpoint into model.safetensors, and its class centres into pieces"
 

@@ -3,7 +3,7 @@
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from facescale.backbones.folding import inference_copy
+from facescale.acceleration.folding import inference_copy
 from facescale.cli.models import add_model_options, open_model
 from facescale.cli.tables import verification_table
 from facescale.distributed import processes, world_group

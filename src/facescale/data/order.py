@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from facescale.seeding import hash64
+from facescale.random import hash64
 
 _ROUNDS = 4  # of both halves; two are enough for large sets (Luby and Rackoff, 1988)
 

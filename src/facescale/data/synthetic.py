@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from facescale.data.images import IMAGE_SIZE, Pixels, Sample
-from facescale.seeding import hash64
+from facescale.random import hash64
 
 _POOL_SIZE = 16
 

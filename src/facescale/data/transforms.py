@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from facescale.native.kernels import address, kernels
-from facescale.seeding import uniform
+from facescale.kernels.cpu.dispatch import address, kernels
+from facescale.random import uniform
 
 # One random number of every sample belongs to each name, whether it is used or not: so turning
 # one thing on changes nothing else.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from facescale.allocator import available_memory, use_huge_pages
 from facescale.distributed import Group, shard_range
 from facescale.head.rows import FORMATS, Rounding
-from facescale.seeding import derive_seed, normal
+from facescale.random import derive_seed, normal
 
 INIT_STD = 0.01  # of every system that this field trains with
 START, ROUNDING = 0, 2  # keys of the random numbers; the head draws its samples with 1

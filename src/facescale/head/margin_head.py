@@ -8,12 +8,12 @@ from torch.nn import functional
 
 from facescale.distributed import Mesh, make_mesh
 from facescale.head.centres import ClassCentres
+from facescale.head.draw import draw_rows
 from facescale.head.gather import RowGather
 from facescale.head.margins import Margin, arcface
-from facescale.head.sampling import draw_rows
 from facescale.head.softmax import MarginSoftmax, make_walk
 from facescale.head.step import Step
-from facescale.seeding import generator
+from facescale.random import generator
 
 LOGITS_BUDGET = 256 << 20  # bytes
 SAMPLING = 1  # key that keeps the draws apart from the start values

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from facescale.seeding import generator
+from facescale.random import generator
 
 LEVELS = 127  # of 8 bits, each way
 ROOM = 1.25  # that a new scale leaves above its row's largest number

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from facescale.head.compiled import CompiledWalk
 from facescale.head.step import Step
-from facescale.head.walk import BlockWalk
+from facescale.head.walks.blocks import BlockWalk
+from facescale.head.walks.cpu import CompiledWalk
 
 
 class Walk(Protocol):

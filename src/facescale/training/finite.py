@@ -3,8 +3,8 @@
 import torch
 
 from facescale.data.loader import Batch
-from facescale.training.console import LOG
 from facescale.training.state import TrainState
+from facescale.training.trackers.console import LOG
 
 NAMED = 3  # records in the message; the log has all
 

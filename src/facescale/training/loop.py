@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from facescale.backbones.folding import inference_copy
+from facescale.acceleration.folding import inference_copy
+from facescale.checkpoint.statistics import averaged_statistics
 from facescale.config import Config
 from facescale.data.loader import Loader
 from facescale.distributed import Group, processes
@@ -19,16 +20,15 @@ from facescale.evaluation.embedding import verify_pairs
 from facescale.evaluation.plots import plot_roc, plot_training
 from facescale.evaluation.verification import Verification
 from facescale.files import write_whole
-from facescale.native.build import missing
-from facescale.training.console import Console
+from facescale.kernels.cpu.build import missing
+from facescale.models.weights import save_backbone
 from facescale.training.metrics import Tally, Window, peak_memory, read_metrics
-from facescale.training.norms import averaged_statistics
 from facescale.training.resume import resume_, save
 from facescale.training.signals import asked_to_leave
 from facescale.training.start import begin_from_
 from facescale.training.state import TrainState, build
 from facescale.training.step import train_step
-from facescale.training.weights import save_backbone
+from facescale.training.trackers.console import Console
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from facescale.checkpoint import folder as checkpoint
 from facescale.distributed import agree
-from facescale.training import checkpoint
 from facescale.training.optim import make_schedule
 from facescale.training.state import TrainState
 

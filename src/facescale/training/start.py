@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from facescale.checkpoint import folder as checkpoint
+from facescale.checkpoint import tensors
 from facescale.config import StartConfig
 from facescale.head.centres import ClassCentres
-from facescale.training import checkpoint, tensors
 from facescale.training.state import TrainState
 
 NEW = -1

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from facescale import backbones
+from facescale.checkpoint.statistics import synchronise_norms_
 from facescale.config import BackboneConfig, Config, TrainConfig
 from facescale.data.att import att_pairs
 from facescale.data.dataset import Dataset, open_dataset
@@ -15,11 +16,10 @@ from facescale.data.pairs import PairSet, load_pairs
 from facescale.data.transforms import Augment
 from facescale.distributed import Group, replicate, world_group
 from facescale.head import Margin, MarginHead
-from facescale.seeding import derive_seed, generator
+from facescale.models.weights import load_weights_
+from facescale.random import derive_seed, generator
 from facescale.training.micro_batch import MicroBatches
-from facescale.training.norms import synchronise_norms_
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
-from facescale.training.weights import load_weights_
 
 PRECISIONS = {
     "float32": torch.float32,

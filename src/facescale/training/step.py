@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from facescale.checkpoint.statistics import read_statistics, write_statistics_
 from facescale.data.loader import Batch
-from facescale.seeding import derive_seed
+from facescale.random import derive_seed
 from facescale.training.finite import refuse
-from facescale.training.norms import read_statistics, write_statistics_
 from facescale.training.state import AUGMENT, DROPOUT, TrainState
 
 

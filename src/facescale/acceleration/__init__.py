@@ -1,0 +1,1 @@
+"""Layers of a network swapped for faster ones with the same weight names."""

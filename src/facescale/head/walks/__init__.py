@@ -1,0 +1,1 @@
+"""Walks over the drawn rows of a step, one file a device or language."""

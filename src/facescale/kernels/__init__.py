@@ -1,0 +1,1 @@
+"""Operators on plain tensors, in C++ for CPUs. They know no network."""

@@ -1,0 +1,1 @@
+"""Files of weights: ours, arcface_torch's, MXNet's, and ONNX."""

@@ -1,0 +1,1 @@
+"""Will it fit: memory predicted on fake tensors, and the search for the largest."""

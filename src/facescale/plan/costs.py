@@ -1,0 +1,173 @@
+"""What a training step costs in memory, taken from the real modules on small or fake tensors."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from facescale.backbones.backbone import IMAGE_SHAPE
+from facescale.config import Config
+from facescale.head import MarginHead
+from facescale.head.margin_head import LOGITS_BUDGET
+from facescale.head.walks.blocks import block_rows
+from facescale.kernels.cpu.build import missing
+from facescale.plan.ledger import Ledger
+from facescale.training.micro_batch import MicroBatches
+from facescale.training.optim import make_optimizer
+from facescale.training.state import PRECISIONS, make_backbone, trunk_autocast
+
+_PROBED = (128, 256)  # rows of one block, and samples: the cost is linear in either
+
+
+@dataclass(frozen=True)
+class BackboneCost:
+    """Bytes of a backbone in training with one batch."""
+
+    embedding_dim: int
+    weights: int
+    """Parameters and running statistics."""
+    optimiser: int
+    """Momentum, or what else the optimiser keeps."""
+    gradients: int
+    activations: int
+    """Alive when the embeddings are there: what the backward pass will need."""
+    peak: int
+    """Most at once of activations, gradients and temporaries."""
+
+
+def backbone_cost(config: Config, batch: int, device_type: str = "cpu") -> BackboneCost:
+    """Walk one step of the backbone on fake tensors, which have shapes but no memory.
+
+    torch's plain BatchNorm stands for one over all ranks, which keeps as much. Weights are float32.
+    """
+    layout = _layout(config, device_type)
+    fake = FakeTensorMode()
+    with fake:
+        backbone = make_backbone(config.backbone)
+        for weight in backbone.parameters():  # fake ones refuse Module.to
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=layout)
+        model = MicroBatches(backbone, config.train.micro_batch).train()
+        optimizer = make_optimizer(backbone, config.optim)
+    with fake, Ledger() as ledger:
+        images = torch.empty((batch, *IMAGE_SHAPE), dtype=torch.uint8, memory_format=layout)
+        with trunk_autocast("cpu", config.train.precision):
+            embeddings = model(images)
+        activations = ledger.live
+        embeddings.backward(torch.empty_like(embeddings))
+        peak = ledger.peak
+    with fake:
+        optimizer.step()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return BackboneCost(
+        embedding_dim=backbone.embedding_dim,
+        weights=_num_bytes(*backbone.parameters(), *backbone.buffers()),
+        optimiser=_num_bytes(*(t for s in optimizer.state.values() for t in s.values())),
+        gradients=_num_bytes(*parameters),
+        activations=activations,
+        peak=peak,
+    )
+
+
+def _layout(config: Config, device_type: str) -> torch.memory_format:
+    """Channels last where native kernels then keep less than torch; else the bytes are the same.
+
+    Contiguous images are walked faster: no PReLU takes them block by block.
+    """
+    is_native = (
+        device_type == "cpu"
+        and config.train.channels_last
+        and not config.train.sync_batchnorm
+        and PRECISIONS[config.train.precision] == torch.float32
+        and missing() is None
+    )
+    return torch.channels_last if is_native else torch.contiguous_format
+
+
+def _num_bytes(*values: object) -> int:
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+
+
+@dataclass(frozen=True)
+class HeadCost:
+    """Bytes of the head on one rank."""
+
+    centres: int
+    """Weights and momentum of this rank's class centres."""
+    logits: int
+    """Kept between forward and backward."""
+    temporaries: int
+    """One block's own, and what is needed once for a batch."""
+
+
+def head_cost(
+    rows: int,
+    sample_rate: float,
+    dim: int,
+    batch: int,
+    device_type: str = "cpu",
+    stored: torch.dtype = torch.float32,
+    momentum: float = 0.9,
+) -> HeadCost:
+    """The cost of `rows` class centres on a rank whose shard group brings `batch` embeddings.
+
+    `stored` and `momentum` are those of `MarginHead`: they decide the bytes of a row.
+
+    The real head walks two small blocks on the CPU; the rest is a straight line in the rows.
+    """
+    drawn = min(rows, max(1, int(sample_rate * rows), min(batch, rows) if sample_rate < 1 else 1))
+    block = min(drawn, block_rows(device_type))
+    kept = min(drawn, LOGITS_BUDGET // (4 * batch))
+    draw = _DRAW_BYTES * drawn if sample_rate < 1 else 0
+    kind = (stored, momentum)
+    walk = _block_bytes(block, sample_rate < 1, dim, batch, kind)
+    return HeadCost(
+        centres=rows * _row_bytes(dim, kind),
+        logits=4 * kept * batch,
+        temporaries=max(walk, draw - 4 * kept * batch),
+    )
+
+
+_DRAW_BYTES = 100
+"""Of a drawn row, while a sample is drawn: its number and the sort that makes numbers distinct."""
+
+
+Kind = tuple[torch.dtype, float]
+"""How rows are stored, and their momentum."""
+
+
+def _block_bytes(rows: int, sampled: bool, dim: int, batch: int, kind: Kind) -> int:
+    """What a step over one block needs beside its logits, from four small ones."""
+    low, high = _PROBED
+    x, y = ((size - low) / (high - low) for size in (rows, batch))
+    base, by_rows, by_batch, by_both = (
+        _probe(r, sampled, dim, b, kind)
+        for r, b in ((low, low), (high, low), (low, high), (high, high))
+    )
+    both = by_both - by_rows - by_batch + base
+    return max(0, int(base + x * (by_rows - base) + y * (by_batch - base) + x * y * both))
+
+
+@lru_cache(maxsize=64)
+def _probe(rows: int, sampled: bool, dim: int, batch: int, kind: Kind) -> int:
+    """Most bytes at once of a real step over one block of `rows`, without its kept logits."""
+    rate = 0.5 if sampled else 1.0
+    stored, momentum = kind
+    head = MarginHead(
+        int(rows / rate), dim, sample_rate=rate, shards=1, dtype=stored, momentum=momentum
+    )
+    embeddings = torch.randn(batch, dim, requires_grad=True)
+    head.centres.start_()
+    with Ledger() as ledger:
+        labels = torch.arange(batch) % (rows // 2)
+        head(embeddings, labels, lr=0.1).backward()
+    return max(0, int(ledger.peak) - 4 * rows * batch)
+
+
+@lru_cache(maxsize=8)
+def _row_bytes(dim: int, kind: Kind) -> int:
+    """Bytes of one class centre, with all that is kept of it."""
+    stored, momentum = kind
+    head = MarginHead(64, dim, shards=1, dtype=stored, momentum=momentum)
+    return _num_bytes(*head.parameters(), *head.buffers()) // 64

@@ -1,0 +1,165 @@
+"""How much memory a run will need on each device, said before it runs and without the device.
+
+The backbone's share is counted on fake tensors, the head's on a small head (see `costs.py`). What
+is beyond tensors - the process itself, and the holes in its heap - is a rule with a measured
+constant, stated below.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from facescale.config import Config
+from facescale.distributed import shard_range
+from facescale.plan.costs import BackboneCost, backbone_cost, head_cost
+from facescale.plan.search import largest
+from facescale.training.state import centres_momentum, rows_dtype
+
+KERNELS = 27 << 20
+"""Code of torch that the first step loads, on the CPU; measured with torch 2.13."""
+HOLES_ACTIVATIONS, HOLES_GRADIENTS = 1 / 3, 1 / 2
+"""How far glibc's heap grows beyond the tensors alive, as a share of what was allocated.
+
+A fit, not an explanation (docs/benchmark.md has the figures); freed memory stays with the process
+(`allocator.py`).
+"""
+CUDA_CONTEXT = 512 << 20
+"""What a CUDA process takes of the card before the first tensor. Not measured here."""
+BUCKET = 25 << 20
+"""Bytes of gradients that DDP sends at once: its default."""
+IMAGE_BYTES = 3 * 112 * 112
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one device holds at the fullest moment of a step; bytes."""
+
+    batch: int
+    num_classes: int
+    parts: dict[str, int]
+    memory: int | None
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is within `memory`."""
+        return self.memory is None or self.total <= self.memory
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Predicts one run on so many devices, for any batch and any number of identities."""
+
+    config: Config
+    devices: int
+    device_type: str = "cpu"
+    process: int = 330 << 20
+    """Bytes of a process that has imported everything and trained nothing."""
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise ValueError(f"devices must be at least 1, got {self.devices}")
+        if self.devices % self.shards or self.shards < 1:
+            raise ValueError(
+                f"head.shards is {self.shards}, but must divide the number of devices "
+                f"({self.devices})"
+            )
+
+    @property
+    def shards(self) -> int:
+        """Parts of the class centres."""
+        return self.devices if self.config.head.shards is None else self.config.head.shards
+
+    @property
+    def batch(self) -> int:
+        """Samples of one device, as the config has it."""
+        train = self.config.train
+        return (
+            -(-train.global_batch_size // self.devices)
+            if train.global_batch_size
+            else (train.batch_size)
+        )
+
+    def rows(self, num_classes: int) -> int:
+        """Class centres of the fullest shard."""
+        return len(shard_range(num_classes, self.shards, 0))
+
+    def plan(self, batch: int, num_classes: int, memory: int | None = None) -> Plan:
+        """The parts of memory on the device that needs most."""
+        backbone = self._backbone(batch)
+        group_batch = batch * self.shards
+        head = head_cost(
+            self.rows(num_classes),
+            self.config.head.sample_rate,
+            backbone.embedding_dim,
+            group_batch,
+            self.device_type,
+            rows_dtype(self.config),
+            centres_momentum(self.config),
+        )
+        in_head = head.logits + head.temporaries
+        going_back = backbone.peak - backbone.activations
+        if self.devices > 1:  # gradients go to DDP's buckets, which are counted as communication
+            going_back -= backbone.gradients
+        parts = {
+            "weights": backbone.weights,
+            "optimiser": backbone.optimiser,
+            "class centres and momentum": head.centres,
+            "activations": backbone.activations,
+            "logits, head": in_head,
+            "gradients": max(0, going_back - in_head),
+            "communication": self._communication(backbone, group_batch),
+            **self._overhead(backbone, batch),
+        }
+        return Plan(batch, num_classes, parts, memory)
+
+    def largest_batch(self, num_classes: int, memory: int) -> int:
+        """Samples of one device that still fit; 0 where none does."""
+        return largest(
+            lambda batch: self.plan(batch, num_classes, memory).fits, self.batch, precision=0.01
+        )
+
+    def most_identities(self, batch: int, memory: int) -> int:
+        """Identities of the whole world that still fit; 0 where none does."""
+        return largest(lambda count: self.plan(batch, count, memory).fits, 100_000, precision=0.001)
+
+    @cached_property
+    def _at_two_batches(self) -> tuple[tuple[int, BackboneCost], tuple[int, BackboneCost]]:
+        batch = max(2, self.batch)
+        low, high = (
+            backbone_cost(self.config, size, self.device_type) for size in (batch, 2 * batch)
+        )
+        return (batch, low), (2 * batch, high)
+
+    def _backbone(self, batch: int) -> BackboneCost:
+        """The cost at `batch`: counted at the config's and at twice it, on a straight line else."""
+        (low, at_low), (high, at_high) = self._at_two_batches
+        share = (batch - low) / (high - low)
+
+        def line(first: int, second: int) -> int:
+            return int(first + share * (second - first))
+
+        activations = line(at_low.activations, at_high.activations)
+        peak = max(line(at_low.peak, at_high.peak), activations)
+        return replace(at_low, activations=activations, peak=peak)
+
+    def _communication(self, backbone: BackboneCost, group_batch: int) -> int:
+        """Gradients that lie in DDP's buckets from step to step, and the gathered embeddings."""
+        if self.devices == 1:
+            return 0
+        gathered = 4 * group_batch * 4 * backbone.embedding_dim  # payload, parts, sum, its share
+        return backbone.gradients + min(2 * BUCKET, backbone.gradients) + gathered
+
+    def _overhead(self, backbone: BackboneCost, batch: int) -> dict[str, int]:
+        """What is no tensor of the step."""
+        if self.device_type != "cpu":
+            return {"CUDA context": CUDA_CONTEXT}
+        holes = HOLES_ACTIVATIONS * backbone.activations + HOLES_GRADIENTS * backbone.gradients
+        return {
+            "image batches": (self.config.data.prefetch + 1) * batch * IMAGE_BYTES,
+            "holes in the heap": int(holes),
+            "process": self.process + KERNELS,
+        }

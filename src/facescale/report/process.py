@@ -1,0 +1,97 @@
+"""A command in processes of its own: started, waited for, ended if need be, and understood."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from facescale.report.record import DONE, Run
+from facescale.report.trial import OUT_OF_MEMORY
+from facescale.training.metrics import read_metrics
+
+
+def trial_command(
+    preset: str, devices: int, folder: Path, options: Sequence[str], memory: int | None = None
+) -> list[str]:
+    """The command of a trial, as a user could type it."""
+    limit = [] if memory is None else ["--memory", str(memory)]
+    return [
+        *("torchrun", "--standalone", f"--nproc_per_node={devices}"),
+        *("-m", "facescale", "bench", "case", preset, "--output", str(folder), *limit, *options),
+    ]
+
+
+def shown(command: Sequence[str], threads: int) -> str:
+    """The same as one line for a shell."""
+    return f"OMP_NUM_THREADS={threads} {shlex.join(command)}"
+
+
+def run_trial_process(
+    command: Sequence[str], folder: Path, *, threads: int, counted: int, timeout_s: float
+) -> Run:
+    """Run a trial and say what became of it.
+
+    Args:
+        command: Of `trial_command`; torchrun is that of this Python.
+        folder: Where the trial leaves its metrics; what is there is removed.
+        threads: Of a rank, on the CPU.
+        counted: How many of the last logged rates count.
+        timeout_s: After which the processes are ended.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in (folder / "metrics.jsonl", *folder.glob("failure-*.json")):
+        stale.unlink(missing_ok=True)
+    assert command[0] == "torchrun"
+    with (folder / "output.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *command[1:]],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            start_new_session=True,  # so that all its ranks can be ended together
+        )
+        try:
+            status = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return Run(f"no end in {timeout_s:g} s")
+        finally:
+            _end(process)
+    if status != 0:
+        return _failure(folder)
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if "images_per_s" in row]
+    return Run(
+        DONE,
+        rates=[row["images_per_s"] for row in rows[-counted:]],
+        peak_gib=max(row["peak_gib"] for row in rows),
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End torchrun and its ranks, where they still run: gently, so that it ends them, then not."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _failure(folder: Path) -> Run:
+    """Why a trial failed: what a rank wrote down, else the signal that ended one."""
+    notes = [json.loads(path.read_text()) for path in sorted(folder.glob("failure-*.json"))]
+    for note in sorted(notes, key=lambda note: note["kind"] != OUT_OF_MEMORY):
+        return Run(note["kind"], reason=note["reason"])
+    log = (folder / "output.log").read_text(errors="replace")
+    if "std::bad_alloc" in log:  # which ends a process, with threads under way
+        return Run(OUT_OF_MEMORY, reason="a kernel found no room")
+    if ended := re.search(r"exitcode\s*:\s*-(\d+)", log):
+        return Run(f"killed by signal {ended[1]}", reason="perhaps the kernel was out of memory")
+    lines = [line for line in log.splitlines() if line.strip()]
+    return Run("error", reason=next((x for x in lines if x.startswith("facescale")), lines[-1]))

@@ -1,0 +1,167 @@
+"""What a benchmark has found so far: one JSON file, written after every run, read to go on."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import facescale
+from facescale.kernels.cpu.build import missing
+
+FORMAT = 1
+DONE = "done"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a command."""
+
+    outcome: str
+    """`done`, `out of memory`, `killed by signal 9`, `error`, `no end in 3600 s`."""
+    rates: list[float] = field(default_factory=list)
+    """Samples/s of all ranks, of each counted iteration."""
+    peak_gib: float | None = None
+    reason: str = ""
+    number: int | None = None
+    """What a search tried: a batch or a number of identities."""
+
+    @property
+    def rate(self) -> float:
+        """The mean of the logged rates."""
+        return statistics.fmean(self.rates)
+
+
+@dataclass
+class Cell:
+    """A case on so many devices."""
+
+    case: str
+    devices: int
+    batch: int | None = None
+    num_classes: int | None = None
+    command: str = ""
+    memory: int | None = None
+    """Limit of a rank, bytes."""
+    runs: list[Run] = field(default_factory=list)
+    tries: list[Run] = field(default_factory=list)
+    """Of a search."""
+    found: int | None = None
+    """What the search came to."""
+
+    @property
+    def failure(self) -> str:
+        """Why there is no figure; empty where there is one or nothing was tried yet."""
+        failed = [run for run in self.runs if run.outcome != DONE]
+        if failed:
+            return f"{failed[0].outcome}: {failed[0].reason}".rstrip(": ")
+        if self.found == 0:
+            return "not even 1 fits"
+        return ""
+
+    @property
+    def rate(self) -> float | None:
+        """The median of the runs."""
+        if self.failure or not self.runs:
+            return None
+        return statistics.median(run.rate for run in self.runs)
+
+    @property
+    def peak_gib(self) -> float | None:
+        """The most that rank 0 held in any run."""
+        peaks = [run.peak_gib for run in self.runs if run.peak_gib is not None]
+        return max(peaks, default=None)
+
+
+@dataclass
+class Record:
+    """All cells, and what a reader must know to judge them."""
+
+    settings: dict[str, Any]
+    fingerprint: dict[str, Any]
+    cells: dict[str, Cell] = field(default_factory=dict)
+    systems: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    """Cells of other systems, read from their logs."""
+
+    def cell(self, case: str, devices: int, memory: int | None = None) -> Cell:
+        """The cell of that name; a new one where there is none."""
+        limit = "" if memory is None else f" in {memory / 2**30:g} GiB"
+        name = f"{case} on {devices}{limit}"
+        return self.cells.setdefault(name, Cell(case, devices, memory=memory))
+
+    def save(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1))
+        partial.replace(path)
+
+
+def load(path: Path) -> Record:
+    """Read what `Record.save` wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: No such file, or another kind of file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; give the results.json of a benchmark")
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a benchmark's results.json of format {FORMAT}")
+    return Record(
+        values["settings"],
+        values["fingerprint"],
+        {name: _cell(cell) for name, cell in values["cells"].items()},
+        {
+            system: {name: _cell(cell) for name, cell in cells.items()}
+            for system, cells in values["systems"].items()
+        },
+    )
+
+
+def _cell(values: dict[str, Any]) -> Cell:
+    runs = {name: [Run(**run) for run in values[name]] for name in ("runs", "tries")}
+    return Cell(**(values | runs))
+
+
+def fingerprint() -> dict[str, Any]:
+    """The machine and the software, as far as speed depends on them."""
+    cuda = torch.cuda.is_available()
+    return {
+        "facescale": facescale.__version__,
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "cpu_kernels": missing() or "compiled",
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "gpus": torch.cuda.device_count() if cuda else 0,
+        "cuda": torch.version.cuda,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str | None:
+    """Of the checkout that the package runs from, where it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return None
+    return answer.stdout.strip() or None

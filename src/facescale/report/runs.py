@@ -1,0 +1,216 @@
+"""The matrix, run: each cell in processes of its own, and on from where it was broken off.
+
+The procedure is DLPerf's: several runs of a cell with a pause between, 150 iterations, the rate of
+a run the mean of its logged rates over the last 100, the figure the median of the runs.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from facescale.report import record as records
+from facescale.report.cases import MAX, NETWORKS, Case
+from facescale.report.limits import Undecided, search_limit
+from facescale.report.process import run_trial_process, shown, trial_command
+from facescale.report.record import DONE, Cell, Record, Run
+
+TRIAL_STEPS = 3
+"""Of a try in a search: in the first there is no momentum yet."""
+SYNTHETIC_IMAGES = 1_000_000
+SMALL_LR = "0.001"
+"""Labels are noise, so a learning rate of the preset might end in NaN; speed is the same."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the matrix is run; the defaults are the report's."""
+
+    devices: tuple[int, ...] = (1, 4, 8)
+    runs: int = 5
+    iterations: int = 150
+    pause_s: float = 20.0
+    batch: int | None = None
+    """In place of the report's 64 and 256, where they would take too long."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Folder of each data set (emore, glint360k); a set without one is synthetic."""
+    memory: tuple[int, ...] = ()
+    """Limits of a rank in bytes, for the searches on the CPU."""
+    device: str = "auto"
+    threads: int = 1
+    """Of a rank, on the CPU."""
+    precision: str | None = None
+    """Of the search for the most identities; float32 where not given, the report had FP16."""
+    search_precision: float = 0.04
+    timeout_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.iterations < 3:
+            raise ValueError(f"iterations must be at least 3, got {self.iterations}")
+        if not self.devices or min(self.devices) < 1:
+            raise ValueError(f"devices must be 1 or more, got {list(self.devices)}")
+
+    @property
+    def counted(self) -> int:
+        """Iterations that count: 100 of 150; the first third is warm-up."""
+        return 2 * self.iterations // 3
+
+
+def run_matrix(
+    cases: Sequence[Case], settings: Settings, output: Path, say: Say = lambda _: None
+) -> Record:
+    """Run what is missing of `cases` on each number of devices; `output/results.json` has all.
+
+    Raises:
+        ValueError: `output` holds a matrix that was taken with other settings.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "results.json"
+    record = _open(path, settings)
+    matrix = _Matrix(record, settings, output, say, lambda: record.save(path))
+    for case in cases:
+        for devices in settings.devices:
+            matrix.measure(case, devices)
+    record.save(path)
+    return record
+
+
+def _open(path: Path, settings: Settings) -> Record:
+    """The record to go on with. Cases, devices and limits of memory may be added, no more."""
+    now = {**asdict(settings), "counted": settings.counted}
+    now |= {name: list(now[name]) for name in ("devices", "memory")}
+    if not path.exists():
+        return Record(now, records.fingerprint())
+    record = records.load(path)
+    known = record.settings["memory"]
+    if known[:1] == now["memory"][:1]:  # under it the largest batches were searched
+        now["memory"] = record.settings["memory"] = [*dict.fromkeys([*known, *now["memory"]])]
+    for name, value in now.items():
+        then = record.settings.get(name)
+        if then != value and name != "devices":
+            raise ValueError(
+                f"{path} was taken with {name} {then}, not {value}; "
+                "go on with the same settings, or give another --output"
+            )
+    record.settings["devices"] = sorted({*record.settings["devices"], *settings.devices})
+    return record
+
+
+@dataclass
+class _Matrix:
+    """What the steps below share."""
+
+    record: Record
+    settings: Settings
+    output: Path
+    say: Say
+    save: Callable[[], None]
+
+    def measure(self, case: Case, devices: int) -> None:
+        """One cell, or for searches of identities one for each limit of memory."""
+        if case.searches_identities:
+            for memory in self.settings.memory or (None,):
+                self._most_identities(case, devices, memory)
+            return
+        cell = self.record.cell(case.name, devices)
+        cell.num_classes = NETWORKS[case.network].num_classes
+        cell.batch = self._batch(case, cell)
+        if cell.batch:
+            self._throughput(case, cell, cell.batch)
+        self.save()
+
+    def _batch(self, case: Case, cell: Cell) -> int | None:
+        """The batch of a rank: as the case has it, or searched."""
+        settings = self.settings
+        if case.batch != MAX:
+            return settings.batch or case.batch
+        if cell.runs or cell.found is not None:
+            return cell.found
+        if settings.memory:
+            cell.memory = settings.memory[0]
+        start = settings.batch or NETWORKS[case.network].batch
+        return self._search(case, cell, start, lambda batch: (batch, None))
+
+    def _most_identities(self, case: Case, devices: int, memory: int | None) -> None:
+        cell = self.record.cell(case.name, devices, memory)
+        cell.batch = batch = self.settings.batch or NETWORKS[case.network].batch
+        if not cell.runs and cell.found is None:
+            cell.num_classes = self._search(case, cell, 100_000, lambda count: (batch, count))
+        self.save()
+
+    def _search(
+        self,
+        case: Case,
+        cell: Cell,
+        start: int,
+        sizes: Callable[[int], tuple[int, int | None]],
+    ) -> int | None:
+        """The largest number that fits; None, and a run that says why, where that stays open."""
+        if cell.memory is None and self.settings.device != "cuda":
+            cell.runs.append(Run("no limit", reason="on the CPU a search needs --memory"))
+            return None
+
+        def attempt(number: int) -> Run:
+            batch, num_classes = sizes(number)
+            options = self._options(case, batch, TRIAL_STEPS, num_classes)
+            run = replace(self._trial(case, cell, options, 1), number=number)
+            self.say(f"{case.name} on {cell.devices}: {number:,} {run.outcome}")
+            return run
+
+        try:
+            return search_limit(
+                cell,
+                attempt,
+                start=start,
+                precision=self.settings.search_precision,
+                save=self.save,
+            )
+        except Undecided as reason:
+            cell.runs.append(Run("error", reason=str(reason)))
+            return None
+
+    def _throughput(self, case: Case, cell: Cell, batch: int) -> None:
+        """The runs that are still missing; after a failure no more."""
+        options = self._options(case, batch, self.settings.iterations)
+        while not cell.failure and len(cell.runs) < self.settings.runs:
+            if cell.runs:
+                time.sleep(self.settings.pause_s)
+            run = self._trial(case, cell, options, self.settings.counted)
+            cell.runs.append(run)
+            self.save()
+            figure = f"{run.rate:.2f} samples/s" if run.outcome == DONE else run.reason
+            self.say(f"{case.name} on {cell.devices}: {run.outcome}, {figure}")
+
+    def _trial(self, case: Case, cell: Cell, options: list[str], counted: int) -> Run:
+        settings = self.settings
+        folder = self.output / "runs" / case.name / str(cell.devices)
+        command = trial_command(case.network, cell.devices, folder, options, cell.memory)
+        cell.command = shown(command, settings.threads)
+        return run_trial_process(
+            command,
+            folder,
+            threads=settings.threads,
+            counted=counted,
+            timeout_s=settings.timeout_s,
+        )
+
+    def _options(
+        self, case: Case, batch: int, steps: int, num_classes: int | None = None
+    ) -> list[str]:
+        """Options of the trainer for one cell."""
+        path = self.settings.data.get(NETWORKS[case.network].dataset, "synthetic")
+        options = ["--data.path", path if num_classes is None else "synthetic"]
+        if options[1] == "synthetic":
+            options += ["--data.num_images", str(SYNTHETIC_IMAGES)]
+        if num_classes is not None:
+            options += ["--data.num_classes", str(num_classes)]
+            if self.settings.precision is not None:
+                options += ["--train.precision", self.settings.precision]
+        options += ["--train.batch_size", str(batch), "--train.steps", str(steps)]
+        options += ["--log_every", "1", "--optim.lr", SMALL_LR, "--device", self.settings.device]
+        return [*options, *case.options]

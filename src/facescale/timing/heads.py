@@ -1,0 +1,51 @@
+"""The head alone: forward, backward and the step of the class centres it drew."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from facescale.timing.baselines import DenseHead, OwnHead, SampledHead
+from facescale.timing.interleave import Case, Contender, Prepare
+
+BLOCK_ROWS = 1024  # of the product that is probed: a tall block times a narrow batch
+
+
+def head(
+    identities: int, rate: float = 1.0, batch: int = 64, dim: int = 512, *, name: str = "head"
+) -> Case:
+    """`batch` random embeddings against a drawn part of the class centres, float32."""
+    rows = int(identities * rate)
+
+    def contender(title: str, kind: Callable[..., Any], copies: float) -> Contender:
+        memory = 4.0 * dim * (copies * identities + 6 * rows)
+        return Contender(title, partial(_build, kind, identities, rate, batch, dim), memory)
+
+    return Case(
+        name=name,
+        title=f"head, {identities:,} identities, rate {rate:g}, batch {batch}",
+        contenders=(
+            contender("facescale", OwnHead, 2.0).tuned(),
+            *contender("dense", DenseHead, 3.5).both(),
+            *contender("sampled", SampledHead, 2.0).both(),
+        ),
+        samples=batch,
+        # three products with the drawn rows: logits, and both gradients
+        flop=3 * 2.0 * rows * dim * batch,
+        # float32 rows move at least so often: weight read twice, momentum once, both written
+        traffic=5 * 4.0 * rows * dim,
+        probe=(BLOCK_ROWS, dim, batch),
+    )
+
+
+def _build(kind: Callable[..., Any], identities: int, rate: float, batch: int, dim: int) -> Prepare:
+    contender = kind(identities, dim, rate)
+    random = torch.Generator().manual_seed(1)
+
+    def prepare() -> Callable[[], object]:
+        embeddings = torch.randn(batch, dim, generator=random).requires_grad_()
+        labels = torch.randint(identities, (batch,), generator=random)
+        return partial(contender.step, embeddings, labels)
+
+    return prepare

@@ -1,0 +1,174 @@
+"""The backbone's forward and backward pass, and the whole training step."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from facescale import backbones
+from facescale.backbones.backbone import IMAGE_SHAPE
+from facescale.config import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    HeadConfig,
+    MarginConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from facescale.data.loader import Batch
+from facescale.plan.costs import BackboneCost, backbone_cost
+from facescale.timing.baselines import (
+    CLIP_NORM,
+    LR,
+    MARGIN,
+    DenseHead,
+    SampledHead,
+    TorchStep,
+    with_torchs_layers_,
+)
+from facescale.timing.interleave import Case, Contender, Prepare
+from facescale.training.state import build
+from facescale.training.step import train_step
+
+PROCESS = 400 << 20  # bytes of a process that has imported everything
+HOLES = 1.4  # how far the heap grows beyond the tensors that are alive
+
+
+def backbone(network: str, batch: int = 64, *, name: str = "backbone") -> Case:
+    """Images to embeddings, and a random gradient back to the weights; nothing is updated."""
+    config = _config(network, batch, identities=2, rate=1.0)
+    memory = _memory(backbone_cost(config, batch))
+    return Case(
+        name=name,
+        title=f"backbone {network}, batch {batch}, forward and backward",
+        contenders=(
+            Contender("facescale", partial(_own_backbone, config, batch), memory).tuned(),
+            *Contender("torch", partial(_torch_backbone, network, batch), memory).both(),
+        ),
+        samples=batch,
+        flop=flop(network) * batch,
+    )
+
+
+def step(
+    network: str,
+    batch: int = 64,
+    identities: int = 85_742,
+    rate: float = 1.0,
+    *,
+    name: str = "step",
+) -> Case:
+    """A whole training step: backbone, head, clip, and every update."""
+    config = _config(network, batch, identities, rate)
+    cost = backbone_cost(config, batch)
+    dim, rows = cost.embedding_dim, int(identities * rate)
+
+    def contender(title: str, build: Callable[[], Prepare], copies: float) -> Contender:
+        head = 4.0 * dim * copies * identities + 3 * 4.0 * rows * batch
+        return Contender(title, build, _memory(cost) + head)
+
+    def torchs(title: str, kind: type[DenseHead] | type[SampledHead], copies: float) -> Contender:
+        build = partial(_torch_step, network, kind, batch, identities, rate)
+        return contender(title, build, copies)
+
+    return Case(
+        name=name,
+        title=f"step of {network}, batch {batch}, {identities:,} identities, rate {rate:g}",
+        contenders=(
+            contender("facescale", partial(_own_step, config, batch, identities), 2.0).tuned(),
+            *torchs("dense", DenseHead, 4.5).both(),
+            *torchs("sampled", SampledHead, 4.5).both(),
+        ),
+        samples=batch,
+        flop=flop(network) * batch + 3 * 2.0 * rows * dim * batch,
+    )
+
+
+def _config(network: str, batch: int, identities: int, rate: float) -> Config:
+    """What the baselines do, as our trainer is told to do it."""
+    return Config(
+        data=DataConfig(path="synthetic", num_classes=identities, num_images=1_000_000),
+        backbone=BackboneConfig(name=network),
+        head=HeadConfig(margin=MarginConfig(m2=0.0, m3=MARGIN), sample_rate=rate),
+        optim=OptimConfig(lr=LR, clip_norm=CLIP_NORM),
+        train=TrainConfig(batch_size=batch, steps=1_000_000),
+    )
+
+
+def _memory(cost: BackboneCost) -> float:
+    """Bytes of a process that trains a backbone, roughly."""
+    return PROCESS + HOLES * (cost.weights + cost.optimiser + cost.gradients + cost.peak)
+
+
+def flop(network: str) -> float:
+    """FLOP that an image costs forward and backward: backward has two products for each one."""
+    with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        backbones.build(network)(torch.empty(2, *IMAGE_SHAPE))
+    return float(3 * counter.get_total_flops() / 2)
+
+
+def _own_backbone(config: Config, batch: int) -> Prepare:
+    state = build(config, torch.device("cpu"))
+    return _passes(state.model.train(), state.backbone.embedding_dim, pixels(batch))
+
+
+def _torch_backbone(network: str, batch: int) -> Prepare:
+    module = backbones.build(network)
+    return _passes(
+        with_torchs_layers_(module).train(),
+        module.embedding_dim,
+        pixels(batch).float().contiguous(),
+    )
+
+
+def _passes(model: torch.nn.Module, dim: int, images: Tensor) -> Prepare:
+    gradient = torch.randn(len(images), dim)
+
+    def prepare() -> Callable[[], object]:
+        model.zero_grad()
+        return lambda: model(images).backward(gradient)
+
+    return prepare
+
+
+def _own_step(config: Config, batch: int, identities: int) -> Prepare:
+    state = build(config, torch.device("cpu"))
+    images, labels = pixels(batch), _labels(batch, identities)
+
+    def prepare() -> Callable[[], object]:
+        position = state.position
+        indices = np.arange(position, position + batch)
+        return partial(train_step, state, Batch(images, next(labels), position, 0, indices))
+
+    return prepare
+
+
+def _torch_step(
+    network: str,
+    kind: type[DenseHead] | type[SampledHead],
+    batch: int,
+    identities: int,
+    rate: float,
+) -> Prepare:
+    contender = TorchStep(network, lambda dim: kind(identities, dim, rate))
+    images, labels = pixels(batch).float().contiguous(), _labels(batch, identities)
+    return lambda: partial(contender.step, images, next(labels))
+
+
+def pixels(batch: int) -> Tensor:
+    """Noise as the loader gives it: uint8 (batch, 3, 112, 112), channels last."""
+    random = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (batch, *IMAGE_SHAPE), dtype=torch.uint8, generator=random)
+    return pixels.to(memory_format=torch.channels_last)
+
+
+def _labels(batch: int, identities: int) -> Iterator[Tensor]:
+    """Labels (batch,), others each time."""
+    random = torch.Generator().manual_seed(1)
+    while True:
+        yield torch.randint(identities, (batch,), generator=random)

@@ -1,0 +1,1 @@
+"""Where a run reports: the console, metrics.jsonl and other sinks."""

@@ -1,0 +1,130 @@
+"""What embeds for verification answers as the network that was trained."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from facescale import backbones
+from facescale.acceleration import folding
+from facescale.acceleration.folding import fold, inference_copy
+from facescale.backbones import Backbone
+from facescale.checkpoint.statistics import synchronise_norms_
+from facescale.distributed import make_mesh
+
+NETWORKS: list[dict[str, Any]] = [
+    {"name": "r18_half", "dropout": 0.4},
+    {"name": "r18_half", "neck": "FC", "image_size": 56},
+    {"name": "r18_half", "neck": "GDC", "family": "arcface_torch"},
+    {"name": "y1"},
+    {"name": "mbf"},
+    {"name": "y2", "neck": "E", "image_size": 28},
+]
+
+
+def lived_in(**spec: Any) -> Backbone:
+    """In training mode, with every number of every BatchNorm and PReLU its own."""
+    random = torch.Generator().manual_seed(1)
+    backbone = backbones.build(**spec, generator=random)
+    for module in backbone.modules():
+        if isinstance(module, _BatchNorm):
+            for value in (module.weight.data, module.bias.data, module.running_mean):
+                assert value is not None
+                value.normal_(generator=random)
+            assert module.running_var is not None
+            module.running_var.uniform_(0.5, 2.0, generator=random)
+            module.weight.data[0] = 0.0  # a channel that is switched off: nothing to divide by
+        if isinstance(module, nn.PReLU):
+            module.weight.data.uniform_(-0.5, 0.5, generator=random)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            module.bias.data.normal_(generator=random)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.weight.data.normal_(std=module.weight[0].numel() ** -0.5, generator=random)
+    return backbone.train()
+
+
+def faces(count: int) -> Tensor:
+    random = torch.Generator().manual_seed(2)
+    return torch.randint(256, (count, 3, 112, 112), dtype=torch.uint8, generator=random)
+
+
+def plainly(backbone: Backbone, pixels: Tensor) -> Tensor:
+    """Its answer in eval mode; it stays in training mode."""
+    with torch.no_grad():
+        answer: Tensor = backbone.eval()(pixels)
+    backbone.train()
+    return answer
+
+
+def difference(answer: Tensor, truth: Tensor) -> float:
+    return float((answer - truth).abs().max() / truth.abs().max())
+
+
+@pytest.mark.parametrize("spec", NETWORKS, ids=str)
+@pytest.mark.parametrize("make", [fold, inference_copy])
+def test_folded_is_the_same_function(
+    make: Callable[[Backbone], Backbone], spec: dict[str, Any]
+) -> None:
+    backbone, pixels = lived_in(**spec).double(), faces(3)
+    assert difference(make(backbone)(pixels), plainly(backbone, pixels)) < 1e-12
+    backbone.float()
+    assert difference(make(backbone)(pixels), plainly(backbone, pixels)) < 1e-5
+
+
+def test_no_batchnorm_is_left_but_the_first_of_an_iresnet_unit() -> None:
+    for spec in NETWORKS:
+        folded = fold(backbones.build(**spec))
+        left = [n for n, m in folded.named_modules() if isinstance(m, _BatchNorm | nn.Dropout)]
+        units = [name for name, m in folded.named_modules() if hasattr(m, "downsample")]
+        assert left == [f"{unit}.bn1" for unit in units]
+
+
+@pytest.mark.parametrize("name", ["r18_half", "mbf"])
+def test_any_batch_in_any_layout_after_the_weights_are_laid_out(name: str) -> None:
+    backbone = lived_in(name=name)
+    copy = inference_copy(backbone)
+    assert any(isinstance(module, folding._PackedConv2d) for module in copy.modules())
+    for count, layout in [(2, torch.channels_last), (5, torch.contiguous_format)]:
+        pixels = faces(count).contiguous(memory_format=layout)
+        for context in (torch.no_grad(), torch.inference_mode()):
+            with context:
+                assert difference(copy(pixels), plainly(backbone, pixels)) < 1e-5
+
+
+def test_the_network_in_training_is_left_alone_and_not_followed() -> None:
+    backbone, pixels = lived_in(name="r18_half"), faces(2)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    copy = inference_copy(backbone)
+    answer = copy(pixels)
+    assert backbone.training
+    assert not copy.training
+    assert not any(p.requires_grad for p in copy.parameters())
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, before[name]), name
+        value.zero_()
+    assert torch.equal(copy(pixels), answer)
+
+
+def test_under_autocast_the_convolutions_follow_it() -> None:
+    backbone, pixels = lived_in(name="y1"), faces(2)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        copy = inference_copy(backbone)
+        answer, truth = copy(pixels), plainly(backbone, pixels)
+    assert not any(isinstance(module, folding._PackedConv2d) for module in copy.modules())
+    exact = plainly(backbone, pixels)
+    assert difference(truth, exact) > 1e-3  # autocast is felt
+    assert 1e-3 < difference(answer, exact) < 3 * difference(truth, exact)
+
+
+def folded_from_several(rank: int) -> float:
+    backbone, pixels = lived_in(name="y1"), faces(2)
+    truth = plainly(backbone, pixels)
+    synchronise_norms_(backbone, make_mesh().world)
+    return difference(inference_copy(backbone)(pixels), truth)
+
+
+def test_batchnorm_over_all_ranks_folds_too(run_ranks: Callable[..., list[Any]]) -> None:
+    assert max(run_ranks(folded_from_several, 2)) < 1e-5

@@ -1,0 +1,117 @@
+"""A checkpoint of any number of ranks and shards goes on with any other."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo  # else each forked rank imports it anew to write its first checkpoint
+from torch import Tensor, nn
+
+import facescale
+from conftest import RunRanks
+from facescale.checkpoint import tensors
+from facescale.checkpoint.folder import checkpoints
+from facescale.checkpoint.statistics import read_statistics
+from facescale.config import HeadConfig, OptimConfig, ScheduleConfig, TrainConfig
+from facescale.distributed import world_group
+from facescale.training import build
+from facescale.training.resume import restore_, save
+from runs import CPU, losses, small_run
+
+CLASSES, DIM = 37, 6
+WORLDS = [(1, 1, 4), (2, 1, 2), (2, 2, 3), (3, 3, 4), (4, 2, 4), (4, 4, 1)]
+"""Ranks and shards that write, ranks that read into each possible number of shards."""
+
+
+def table() -> Tensor:
+    """Rows that say which class they are."""
+    return torch.arange(CLASSES * 2 * DIM).view(CLASSES, 2, DIM).float()
+
+
+def parts(shards: int) -> tuple[nn.Module, torch.optim.Optimizer, facescale.MarginHead]:
+    backbone = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    head = facescale.MarginHead(CLASSES, DIM, shards=shards)
+    return backbone, torch.optim.SGD(backbone.parameters(), momentum=0.9), head
+
+
+def write(rank: int, folder: Path, shards: int) -> None:
+    backbone, optimizer, head = parts(shards)
+    classes = head.centres.classes
+    head.centres.table.copy_(table()[classes.start : classes.stop])
+    tensors.PIECE_ROWS = 5
+    if rank == 0:
+        folder.mkdir()
+    world_group().barrier()
+    tensors.write(folder, backbone, optimizer, head, torch.full((4,), float(rank)))
+
+
+def read(rank: int, folder: Path, writers: int) -> None:
+    size = world_group().size
+    for shards in (n for n in range(1, size + 1) if size % n == 0):
+        backbone, optimizer, head = parts(shards)
+        tensors.read(folder, backbone, optimizer, head, same_ranks=size == writers)
+        classes = head.centres.classes
+        assert torch.equal(head.centres.table, table()[classes.start : classes.stop])
+        if size == writers:
+            assert read_statistics(backbone).tolist() == [rank] * 4
+
+
+@pytest.mark.parametrize(("ranks", "shards", "readers"), WORLDS)
+def test_every_row_lands_where_it_belongs(
+    run_ranks: RunRanks, tmp_path: Path, ranks: int, shards: int, readers: int
+) -> None:
+    folder = tmp_path / "checkpoint"
+    run_ranks(write, ranks, folder, shards)
+    assert tensors.num_centres(folder) == CLASSES
+    for classes in (range(1), range(4, 23), range(CLASSES)):
+        assert torch.equal(tensors.read_centres(folder, classes), table()[classes])
+    run_ranks(read, readers, folder, ranks)
+
+
+def leg(rank: int, folder: Path, steps: int, changes: dict[str, Any]) -> list[float]:
+    """Some steps of the run in `folder` on these ranks, from its last checkpoint to the next."""
+    state = build(small_run(**changes), CPU)
+    saved = checkpoints(folder / "checkpoints")
+    if saved:
+        restore_(state, saved[-1])
+    shares = losses(state, steps)
+    save(state, folder)
+    return shares
+
+
+def float64_run(shards: int) -> dict[str, Any]:
+    """At a rate at which rounding does not grow from step to step: BatchNorm sees 7 samples."""
+    train = TrainConfig(global_batch_size=7, steps=5, precision="float64", sync_batchnorm=True)
+    optim = OptimConfig(lr=0.005, schedule=ScheduleConfig(kind="step"))
+    return {"train": train, "optim": optim, "head": HeadConfig(shards=shards)}
+
+
+def test_a_run_that_moves_between_ranks_equals_one_that_never_stopped(
+    run_ranks: RunRanks, tmp_path: Path
+) -> None:
+    (straight,) = run_ranks(leg, 1, tmp_path / "straight", 5, float64_run(shards=1))
+    moved = []
+    for ranks, shards in [(1, 1), (2, 2), (4, 2), (3, 3), (1, 1)]:
+        answers = run_ranks(leg, ranks, tmp_path / "moved", 1, float64_run(shards))
+        moved.append(sum(shares[0] for shares in answers))
+    # Sums over samples in another order, from 1e-16 on through five steps of a network.
+    assert moved == pytest.approx(straight, rel=0, abs=1e-9)
+    one, other = (final_state(tmp_path / name) for name in ("straight", "moved"))
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=0, atol=1e-9, msg=name)
+
+
+def final_state(folder: Path) -> dict[str, Tensor]:
+    """Weights, momentum, BatchNorm statistics and class centres of the last checkpoint."""
+    state = build(small_run(**float64_run(shards=1)), CPU)
+    path = checkpoints(folder / "checkpoints")[-1]
+    restore_(state, path)
+    assert (state.step, state.position) == (5, 35)
+    momenta = {
+        f"momentum of {name}": state.optimizer.state[p]["momentum_buffer"]
+        for name, p in state.backbone.named_parameters()
+        if p.requires_grad
+    }
+    centres = tensors.read_centres(path, range(state.head.num_classes))
+    return {**state.backbone.state_dict(), **momenta, "centres": centres}

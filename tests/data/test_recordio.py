@@ -1,0 +1,285 @@
+import io
+import multiprocessing
+import shutil
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from facescale.data import recordfile, recordio
+from facescale.data.dataset import open_dataset
+from facescale.data.images import decode
+from facescale.data.recordfile import RecordFile, read_index, write_record
+from facescale.data.recordio import RecordIO, write_recordio
+from records import file_of, im2rec_layout
+from shared_data import shared_data
+
+MAGIC = bytes.fromhex("0a23d7ce")  # as the bytes lie in the file
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Three people with 2, 0 and 3 images: records 1 to 5, identities 6 to 8."""
+    samples = [(file_of(str(number)), label) for number, label in enumerate((0, 0, 2, 2, 2))]
+    write_recordio(tmp_path, samples, 3)
+    return tmp_path
+
+
+def test_the_layout_of_insightface_is_read() -> None:
+    faces = open_dataset(shared_data("cfp324"))
+    labels = [faces.read(index).label for index in range(len(faces))]
+    assert (len(faces), faces.num_classes) == (4536, 324)
+    assert labels == np.repeat(np.arange(324), 14).tolist()
+    assert faces.describe(16).endswith("cfp324/train.rec record 17")
+    for index in (0, 4535):
+        encoded = faces.read(index).encoded
+        assert isinstance(encoded, bytes)
+        np.testing.assert_array_equal(decode(encoded), np.asarray(Image.open(io.BytesIO(encoded))))
+
+
+def test_what_mxnet_wrote_is_read_as_oneflow_has_it() -> None:
+    faces = RecordIO(shared_data("golden/mxnet_rec/train.rec"))
+    folder = shared_data("golden/oneflow_ofrecord")
+    same_images = b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+    tails = {5: b"\0\0" + MAGIC + b"tail", 17: b"\0\0" + MAGIC + b"tail" + MAGIC}
+    assert (len(faces), faces.num_classes) == (60, 12)
+    for index in range(60):
+        encoded, label = faces.read(index)
+        assert isinstance(encoded, bytes)
+        assert label == index % 12
+        assert encoded.endswith(tail := tails.get(index, b""))
+        assert encoded.removesuffix(tail) in same_images
+        assert decode(encoded).shape == (112, 112, 3)
+
+
+def test_what_we_write_is_what_the_set_has_byte_by_byte(tmp_path: Path) -> None:
+    folder = shared_data("cfp324")
+    faces = RecordIO(folder)
+    write_recordio(tmp_path, (faces.read(index) for index in range(len(faces))), 324)
+    for name in ("train.rec", "train.idx", "property"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["cfp324", "golden/mxnet_rec"])
+def test_a_missing_index_and_property_are_made_good(name: str, tmp_path: Path) -> None:
+    whole = RecordIO(shared_data(name))
+    shutil.copy(whole.path, tmp_path)
+    for _ in range(2):  # by scanning, then by the index that it left
+        faces = RecordIO(tmp_path)
+        assert faces.num_classes == whole.num_classes
+        assert len(faces) == len(whole)
+        assert all(faces.read(index) == whole.read(index) for index in range(len(whole)))
+    assert (tmp_path / "train.idx").read_bytes() == whole.path.with_suffix(".idx").read_bytes()
+
+
+def test_an_index_that_cannot_be_saved_is_used_all_the_same(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(recordio, "write_index", refuse)
+    (small / "train.idx").unlink()
+    assert len(RecordIO(small)) == 5
+    assert not (small / "train.idx").exists()
+
+
+words = st.lists(st.one_of(st.just(MAGIC), st.binary(max_size=6)), max_size=8).map(b"".join)
+
+
+@settings(deadline=None)
+@given(payloads=st.lists(words, min_size=1, max_size=6))
+def test_any_payload_comes_back(
+    payloads: list[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("payloads") / "any.rec"
+    with path.open("wb") as file:
+        for payload in payloads:
+            write_record(file, payload)
+    records = RecordFile(path)
+    assert [records.read(int(offset)) for offset in records.scan()] == payloads
+    # Whoever looks for the magic number at multiples of 4 finds beginnings of parts only.
+    found = np.flatnonzero(np.frombuffer(path.read_bytes(), "<u4") == 0xCED7230A)
+    begins = sum(1 + sum(p[i : i + 4] == MAGIC for i in range(0, len(p), 4)) for p in payloads)
+    assert len(found) == begins
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    samples=st.lists(st.tuples(words, st.integers(0, 9)), min_size=1, max_size=12),
+    extra_classes=st.integers(0, 3),
+)
+def test_any_set_comes_back(
+    samples: list[tuple[bytes, int]], extra_classes: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("set")
+    samples = sorted(((b"x" + image, label) for image, label in samples), key=lambda s: s[1])
+    num_classes = samples[-1][1] + 1 + extra_classes
+    write_recordio(folder, samples, num_classes)
+    faces = RecordIO(folder)
+    assert faces.num_classes == num_classes
+    assert [tuple(faces.read(index)) for index in range(len(faces))] == samples
+
+
+def test_identity_records_say_where_the_images_of_each_person_are(small: Path) -> None:
+    _, offsets = read_index(small / "train.idx")
+    records = RecordFile(small / "train.rec")
+    ranges = [struct.unpack("<2f", records.read(int(offsets[key]))[24:]) for key in (0, 6, 7, 8)]
+    assert ranges == [(6, 9), (1, 3), (3, 3), (3, 6)]
+
+
+def test_the_writer_refuses_labels_that_do_not_fit(tmp_path: Path) -> None:
+    for labels in ((1, 0), (0, 3), (-1,)):
+        with pytest.raises(ValueError, match="sort the samples by label"):
+            write_recordio(tmp_path, [(b"x", label) for label in labels], 3)
+    with pytest.raises(ValueError, match="num_classes must be 1 to 16777216, got 16777217"):
+        write_recordio(tmp_path, [], 2**24 + 1)
+
+
+def test_the_layout_of_im2rec_is_read_in_the_order_of_its_keys(tmp_path: Path) -> None:
+    faces = RecordIO(im2rec_layout(tmp_path, [3, 1, 4], keys=[7, 5, 6]))
+    assert faces.num_classes == 5  # no property file: the largest label
+    truth = [(file_of("1"), 1), (file_of("2"), 4), (file_of("0"), 3)]
+    assert [faces.read(index) for index in range(3)] == truth
+    assert [faces.describe(index).split()[-1] for index in range(3)] == ["5", "6", "7"]
+
+
+def test_images_left_out_of_the_index_are_left_out(small: Path) -> None:
+    lines = (small / "train.idx").read_text().splitlines(keepends=True)
+    (small / "train.idx").write_text("".join(lines[:2] + lines[4:]))
+    faces = RecordIO(small)
+    assert [faces.read(index).encoded for index in range(3)] == [file_of(n) for n in "034"]
+    assert faces.describe(1).endswith("record 4")
+
+
+def test_the_border_beyond_what_float32_can_state_is_found(small: Path) -> None:
+    # A header states 2**24 + 1 as 2**24: here the keys are as if so many images came before.
+    lines = (small / "train.idx").read_text().splitlines()
+    keys = [0, *range(2**24 - 4, 2**24 + 4)]
+    text = "".join(f"{key}\t{line.split()[1]}\n" for key, line in zip(keys, lines, strict=True))
+    (small / "train.idx").write_text(text)
+    with (small / "train.rec").open("r+b") as file:
+        file.seek(8 + 24)
+        file.write(struct.pack("<2f", 2**24 + 1, 2**24 + 4))
+    faces = RecordIO(small)
+    assert (len(faces), faces.num_classes) == (5, 3)
+
+
+def test_the_index_of_many_records_is_parsed_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordfile, "_CHUNK", 100)
+    offsets = np.arange(1000) * 7**8
+    recordfile.write_index(tmp_path / "idx", offsets)
+    keys, found = read_index(tmp_path / "idx")
+    assert keys == range(1000)
+    np.testing.assert_array_equal(found, offsets)
+    lines = (tmp_path / "idx").read_text().splitlines()
+    (tmp_path / "idx").write_text("\n".join(lines[:500] + lines[:499:-1]))
+    keys, found = read_index(tmp_path / "idx")
+    np.testing.assert_array_equal(keys, np.arange(1000))
+    np.testing.assert_array_equal(found, offsets)
+
+
+def damage(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def test_a_damaged_record_is_named(small: Path) -> None:
+    faces = RecordIO(small)
+    offset = int(read_index(small / "train.idx")[1][3])
+    damage(faces.path, offset, b"oops")
+    message = f"train.rec record 3: no record begins at byte {offset}; delete train.idx"
+    with pytest.raises(ValueError, match=message):
+        faces.read(2)
+    damage(faces.path, offset, MAGIC + struct.pack("<I", 2 << 29 | 31))  # a middle without a first
+    with pytest.raises(ValueError, match=message):
+        faces.read(2)
+    damage(faces.path, offset, MAGIC + struct.pack("<I", 10**6))
+    with pytest.raises(ValueError, match="record 3: the file ends inside the record at byte"):
+        faces.read(2)
+    damage(faces.path, offset, MAGIC + struct.pack("<I", 20))
+    with pytest.raises(ValueError, match="record 3: unpack_from requires a buffer of at least 24"):
+        faces.read(2)
+    assert faces.read(3) == (file_of("3"), 2)
+
+
+def test_a_truncated_file_is_refused_with_and_without_index(small: Path) -> None:
+    rec = small / "train.rec"
+    rec.write_bytes(rec.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"rec record 8: the file ends inside .* copy the set"):
+        RecordIO(small)
+    (small / "train.idx").unlink()
+    with pytest.raises(ValueError, match=r"train\.rec: the file ends inside .*; copy it again"):
+        RecordIO(small)
+    rec.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"train\.rec is empty"):
+        RecordIO(small)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0\t0\n1\t40\n2\t99999\n", "record 2 at byte 99999 is outside train.rec, which has"),
+        ("0\t0\n1\t-8\n", "record 1 at byte -8 is outside train.rec"),
+        ("0\t0\n1 and 40\n", "could not be read|not every line is a key and a byte offset"),
+        ("0\t0\n1\n", "cannot reshape|not every line is a key and a byte offset"),
+        ("0\t0\n1\t40\n1\t80\n", "key 1 occurs twice"),
+        ("", "no lines"),
+        ("0\t0\n1\t40\n2\t80\n", "images end before record 6, but here they end before 3"),
+    ],
+)
+def test_a_wrong_index_is_refused(small: Path, text: str, message: str) -> None:
+    (small / "train.idx").write_text(text)
+    with pytest.raises(ValueError, match=f"train.idx: .*({message}).*; delete train.idx to have"):
+        RecordIO(small)
+
+
+@pytest.mark.parametrize("text", ["", "0,112,112", "many,112,112"])
+def test_a_wrong_property_file_is_refused(small: Path, text: str) -> None:
+    (small / "property").write_text(text)
+    with pytest.raises(ValueError, match=r"property begins with '.*', not with the number of"):
+        RecordIO(small)
+
+
+def test_more_classes_than_float32_can_tell_apart_are_refused(small: Path) -> None:
+    (small / "property").write_text(f"{2**24},112,112")
+    assert RecordIO(small).num_classes == 2**24
+    (small / "property").write_text(f"{2**24 + 1},112,112")
+    with pytest.raises(ValueError, match="16777217 classes, but the float32 labels of RecordIO"):
+        RecordIO(small)
+
+
+def test_a_label_that_is_no_whole_number_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "property").write_text("3,112,112")
+    faces = RecordIO(im2rec_layout(tmp_path, [0, 1.5, float("nan")]))
+    for index in (1, 2):
+        with pytest.raises(ValueError, match=f"record {index}: label .* is not a whole number"):
+            faces.read(index)
+
+
+def test_a_set_without_images_is_refused(tmp_path: Path) -> None:
+    write_recordio(tmp_path, [], 2)
+    with pytest.raises(ValueError, match="has no images"):
+        RecordIO(tmp_path)
+
+
+def test_threads_and_forked_processes_may_share_a_set(small: Path) -> None:
+    faces = RecordIO(small)
+    truth = [faces.read(index) for index in range(5)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(faces.read, [0, 1, 2, 3, 4] * 40)) == truth * 40
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=lambda: answers.put([faces.read(i) for i in range(5)]))
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+    assert answers.get() == truth

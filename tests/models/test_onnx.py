@@ -1,0 +1,115 @@
+"""The exported graph, run by onnxruntime as InsightFace would, answers as torch does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from facescale import backbones, save_backbone
+from facescale.backbones import Backbone
+from facescale.cli import main
+from facescale.data.pairs import load_pairs
+from facescale.models import onnx as export
+from facescale.models.onnx import export_onnx
+from shared_data import shared_data
+
+onnx = pytest.importorskip("onnx", reason="it comes with the extra 'export'")
+ort = pytest.importorskip("onnxruntime", reason="it comes with the extra 'export'")
+
+
+def lived_in(**spec: Any) -> Backbone:
+    """In eval mode, with running statistics of noise."""
+    backbone = backbones.build(**spec, generator=torch.Generator().manual_seed(1))
+    for module in backbone.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = 1.0
+    with torch.no_grad():
+        backbone.train()(torch.from_numpy(noise(8)))
+    return backbone.eval()
+
+
+def noise(count: int) -> NDArray[np.uint8]:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 112, 112))
+    return pixels.astype(np.uint8)
+
+
+def as_insightface(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What `ArcFaceONNX.get_feat` does: its own normalisation, where the graph has none."""
+    first = [node.name for node in onnx.load(path).graph.node[:8]]
+    assert not any(name.lower().startswith(("sub", "_minus", "mul", "_mul")) for name in first)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (taken,) = session.get_inputs()
+    blob = (pixels.astype(np.float32) - 127.5) / 127.5
+    answer: NDArray[np.float32] = session.run(None, {taken.name: blob})[0]
+    return answer
+
+
+def agree(path: Path, backbone: Backbone, pixels: NDArray[np.uint8]) -> None:
+    with torch.no_grad():
+        truth = backbone(torch.from_numpy(pixels)).numpy()
+    answer = as_insightface(path, pixels)
+    np.testing.assert_allclose(answer, truth, rtol=0, atol=1e-4 * np.abs(truth).max())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "r18_half"},  # family mxnet divides by 128
+        {"name": "r18_half", "neck": "GDC", "family": "arcface_torch", "image_size": 56},
+        {"name": "mbf"},
+    ],
+    ids=str,
+)
+def test_it_answers_as_torch_does_for_any_number_of_faces(
+    tmp_path: Path, spec: dict[str, Any]
+) -> None:
+    backbone, path = lived_in(**spec), tmp_path / "model.onnx"
+    assert export_onnx(backbone, path) < 1e-4
+    for count in (1, 3):
+        agree(path, backbone, noise(count))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_faces_of_lfw_too(tmp_path: Path) -> None:
+    lfw = load_pairs(shared_data("lfw.bin"))
+    backbone, path = lived_in(name="y1"), tmp_path / "model.onnx"
+    export_onnx(backbone, path)
+    agree(path, backbone, lfw.decode(range(6)).transpose(0, 3, 1, 2))
+
+
+def test_the_command_says_what_the_graph_takes_and_the_file_does_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_backbone(tmp_path / "model.safetensors", lived_in(name="y1"))
+    path = tmp_path / "y1.onnx"
+    main(["export", str(tmp_path), "--output", str(path)])
+    said = capsys.readouterr().out
+    assert said.startswith(f"{path}\n")
+    assert "(pixel - 127.5) / 127.5" in said
+    graph = onnx.load(path)
+    onnx.checker.check_model(graph, full_check=True)
+    facts = {entry.key: entry.value for entry in graph.metadata_props}
+    assert json.loads(facts["facescale.backbone"])["name"] == "y1"
+    assert (facts["input_mean"], facts["input_std"]) == ("127.5", "127.5")
+    assert [opset.version for opset in graph.opset_import if opset.domain == ""] == [20]
+    assert not any(node.op_type == "BatchNormalization" for node in graph.graph.node)
+
+
+def test_a_graph_that_answers_otherwise_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "MEAN", 100.0)  # not what the network takes
+    with pytest.raises(ArithmeticError, match="differs from torch"):
+        export_onnx(lived_in(name="y1"), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnx" else name)
+    with pytest.raises(ImportError, match=r"no onnx; they come with .*facescale\[export\]"):
+        export_onnx(lived_in(name="y1"), tmp_path / "model.onnx")

@@ -1,0 +1,289 @@
+"""The matrix and how it is run: what is resumed, what fails and how that is told."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from facescale.config import PRESETS
+from facescale.report import runs as runner
+from facescale.report.cases import MATRIX, NETWORKS, select
+from facescale.report.process import run_trial_process, trial_command
+from facescale.report.published import THROUGHPUT
+from facescale.report.record import DONE, Cell, Run, load
+from facescale.report.runs import Settings, run_matrix
+from facescale.report.trial import OUT_OF_MEMORY, is_out_of_memory
+
+TINY = [
+    *("--backbone.name", "y1", "--data.num_classes", "50", "--train.batch_size", "2"),
+    *("--train.steps", "3", "--log_every", "1", "--device", "cpu", "--optim.lr", "0.001"),
+]
+
+
+def test_the_matrix_is_the_reports() -> None:
+    assert len(MATRIX) == 17
+    assert {case.name for case in MATRIX if not case.searches_identities} == set(THROUGHPUT)
+    for name, network in NETWORKS.items():
+        assert f"num_classes: {network.num_classes}" in (PRESETS / f"{name}.yaml").read_text()
+
+
+def test_cases_are_chosen_by_beginning_or_pattern() -> None:
+    assert [case.name for case in select(["emore_r100/partial_fc/m"])] == [
+        "emore_r100/partial_fc/max",
+        "emore_r100/partial_fc/most_identities",
+    ]
+    assert len(select(["*/64"])) == 6
+    assert len(select(["*"])) == len(MATRIX)
+    with pytest.raises(ValueError, match="no case 'emore_r50'"):
+        select(["emore_r50"])
+
+
+def settings(**values: object) -> Settings:
+    base = {"devices": (1, 2), "runs": 2, "iterations": 6, "pause_s": 0.0, "device": "cpu"}
+    return Settings(**{**base, **values})  # type: ignore[arg-type]
+
+
+class Trials:
+    """In place of processes: answers each trial, and remembers the commands."""
+
+    def __init__(self, answer: Callable[[list[str]], Run]) -> None:
+        self.answer = answer
+        self.commands: list[list[str]] = []
+
+    def __call__(self, command: list[str], folder: Path, **_: object) -> Run:
+        self.commands.append(command)
+        return self.answer(command)
+
+
+def option(command: list[str], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[str]], Run]], Trials]:
+    def install(answer: Callable[[list[str]], Run]) -> Trials:
+        fake = Trials(answer)
+        monkeypatch.setattr(runner, "run_trial_process", fake)
+        return fake
+
+    return install
+
+
+def test_a_cell_is_the_median_of_the_means(trials: Callable[..., Trials], tmp_path: Path) -> None:
+    rates = iter([[10.0, 20.0], [40.0, 50.0], [30.0, 30.0]])
+    fake = trials(lambda _: Run(DONE, rates=next(rates), peak_gib=1.5))
+    cases = select(["emore_y1/model_parallel/256"])
+    record = run_matrix(cases, settings(devices=(1,), runs=3), tmp_path)
+    cell = record.cells["emore_y1/model_parallel/256 on 1"]
+    assert cell.rate == 30.0  # of 15, 45, 30
+    assert cell.batch == 256
+    command = fake.commands[0]
+    assert option(command, "--train.batch_size") == "256"
+    assert option(command, "--data.path") == "synthetic"
+    assert "--head.shards" not in command
+    assert cell.command.endswith(" ".join(command[-8:]))
+
+
+def test_a_matrix_broken_off_goes_on_where_it_stopped(
+    trials: Callable[..., Trials], tmp_path: Path
+) -> None:
+    cases = select(["emore_y1/data_parallel/256", "emore_y1/model_parallel/256"])
+    calls = iter(range(5))
+
+    def stop_after_five(_: list[str]) -> Run:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return Run(DONE, rates=[1.0])
+
+    trials(stop_after_five)
+    with pytest.raises(KeyboardInterrupt):
+        run_matrix(cases, settings(), tmp_path)
+    fake = trials(lambda _: Run(DONE, rates=[2.0]))
+    record = run_matrix(cases, settings(), tmp_path)
+    assert len(fake.commands) == 2 * 2 * 2 - 5
+    assert all(len(cell.runs) == 2 for cell in record.cells.values())
+    assert load(tmp_path / "results.json").cells == record.cells
+    with pytest.raises(ValueError, match="was taken with iterations 6, not 9"):
+        run_matrix(cases, settings(iterations=9), tmp_path)
+
+
+def test_a_failed_case_says_why_and_the_rest_goes_on(
+    trials: Callable[..., Trials], tmp_path: Path
+) -> None:
+    fake = trials(
+        lambda command: (
+            Run(OUT_OF_MEMORY, reason="RuntimeError: no memory")
+            if "--nproc_per_node=1" in command
+            else Run(DONE, rates=[3.0])
+        )
+    )
+    record = run_matrix(select(["glint360k_r100/data_parallel/64"]), settings(), tmp_path)
+    one, two = record.cells.values()
+    assert one.failure == "out of memory: RuntimeError: no memory"
+    assert one.rate is None
+    assert two.rate == 3.0
+    assert len(fake.commands) == 3  # the failed one is not tried twice
+    assert fake.commands[0][-2:] == ["--head.shards", "1"]
+
+
+def test_the_largest_batch_is_searched_and_then_measured(
+    trials: Callable[..., Trials], tmp_path: Path
+) -> None:
+    def fits_100(command: list[str]) -> Run:
+        batch = int(option(command, "--train.batch_size"))
+        return Run(DONE, rates=[5.0], peak_gib=0.5) if batch <= 100 else Run(OUT_OF_MEMORY)
+
+    fake = trials(fits_100)
+    chosen = settings(devices=(1,), memory=(1 << 30,), search_precision=0.0)
+    record = run_matrix(select(["emore_r100/partial_fc/max"]), chosen, tmp_path)
+    cell = record.cells["emore_r100/partial_fc/max on 1"]
+    assert cell.found == cell.batch == 100
+    assert option(fake.commands[-1], "--train.steps") == "6"
+    assert option(fake.commands[0], "--memory") == str(1 << 30)
+    numbers = [run.number for run in cell.tries]
+    assert len(numbers) == len(set(numbers)) == len(fake.commands) - 2
+
+
+def test_most_identities_are_searched_for_each_limit_of_memory(
+    trials: Callable[..., Trials], tmp_path: Path
+) -> None:
+    def fits(command: list[str]) -> Run:
+        needed = int(option(command, "--data.num_classes")) * 4096
+        peak = needed / 2**30 + 0.3  # libraries, which the kernel's limit does not count
+        return Run(DONE, rates=[1.0], peak_gib=peak) if needed <= 2 << 30 else Run(OUT_OF_MEMORY)
+
+    trials(fits)
+    limits = (1 << 30, 2 << 30)
+    chosen = settings(devices=(1,), memory=limits, precision="bf16", search_precision=0.01)
+    record = run_matrix(select(["emore_r100/partial_fc/most"]), chosen, tmp_path)
+    for memory, cell in zip(limits, record.cells.values(), strict=True):
+        assert cell.found == pytest.approx((memory - 0.3 * 2**30) / 4096, rel=0.02)
+
+
+def test_a_limit_of_memory_may_be_added(trials: Callable[..., Trials], tmp_path: Path) -> None:
+    fake = trials(lambda command: Run(OUT_OF_MEMORY) if "200000" in command else Run(DONE))
+    cases = select(["emore_r100/partial_fc/most"])
+    asked = []
+    for limits in ((1 << 30,), (1 << 30, 2 << 30), (1 << 30,)):
+        chosen = settings(devices=(1,), memory=limits, search_precision=1.0)
+        record = run_matrix(cases, chosen, tmp_path)
+        asked.append({option(command, "--memory") for command in fake.commands})
+        fake.commands.clear()
+    assert asked == [{str(1 << 30)}, {str(2 << 30)}, set()]
+    assert [cell.memory for cell in record.cells.values()] == record.settings["memory"]
+    with pytest.raises(ValueError, match=r"was taken with memory \[1073741824, 2147483648\], not"):
+        run_matrix(cases, settings(devices=(1,), memory=(2 << 30,), search_precision=1.0), tmp_path)
+
+
+def test_a_search_stops_where_a_try_fails_for_another_reason(
+    trials: Callable[..., Trials], tmp_path: Path
+) -> None:
+    trials(lambda _: Run("killed by signal 9"))
+    chosen = settings(devices=(1,), memory=(1 << 30,))
+    record = run_matrix(select(["emore_r100/partial_fc/m"]), chosen, tmp_path)
+    for cell in record.cells.values():
+        assert "killed by signal 9" in cell.failure
+        assert cell.tries == []
+    without = run_matrix(select(["emore_y1/data_parallel/max"]), settings(), tmp_path / "other")
+    assert all("a search needs --memory" in cell.failure for cell in without.cells.values())
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (FloatingPointError("the loss is not finite"), False),
+    ],
+)
+def test_want_of_memory_is_told_from_other_errors(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def run_real(folder: Path, devices: int, *more: str, memory: int | None = None) -> Run:
+    command = trial_command("synthetic", devices, folder, [*TINY, *more], memory)
+    return run_trial_process(command, folder, threads=1, counted=2, timeout_s=100)
+
+
+def test_two_real_ranks_leave_rates_and_nothing_large(tmp_path: Path) -> None:
+    run = run_real(tmp_path, 2)
+    assert run.outcome == DONE, (tmp_path / "output.log").read_text()
+    assert len(run.rates) == 2
+    assert run.peak_gib is not None
+    assert run.peak_gib > 0.2
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "metrics.jsonl",
+        "training.log",
+        "output.log",
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+def test_the_kernel_refuses_memory_beyond_the_limit(tmp_path: Path) -> None:
+    run = run_real(tmp_path, 1, "--train.batch_size", "64", memory=700 << 20)
+    assert run.outcome == OUT_OF_MEMORY
+    assert "memory" in run.reason
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Numbers of the processes in whose command `folder` is, trials of its report."""
+    there = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if f"{folder}/runs" in path.read_text():
+                there.append(int(path.parent.name))
+    return there
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_report_that_is_told_to_end_takes_its_trial_along(tmp_path: Path) -> None:
+    options = ["--devices", "1", "--cases", "emore_y1/model_parallel/256", "--batch", "2"]
+    command = [sys.executable, "-m", "facescale", "bench", "report", "--output", str(tmp_path)]
+    report = subprocess.Popen([*command, *options, "--device", "cpu"])
+    deadline = time.monotonic() + 60
+    while not processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(tmp_path)
+    report.terminate()
+    assert report.wait(30) == 128 + signal.SIGTERM
+    assert processes_of(tmp_path) == []
+
+
+def test_a_wrong_option_is_an_error_with_its_line(tmp_path: Path) -> None:
+    run = run_real(tmp_path, 1, "--backbone.name", "r99")
+    assert run.outcome == "error"
+    assert "unknown backbone 'r99'" in run.reason
+
+
+def test_a_killed_rank_is_told_by_its_signal(tmp_path: Path) -> None:
+    (tmp_path / "output.log").write_text("  exitcode  : -9 (pid: 77)\n")
+    from facescale.report.process import _failure
+
+    assert _failure(tmp_path).outcome == "killed by signal 9"
+
+
+def test_a_kernel_without_room_is_out_of_memory(tmp_path: Path) -> None:
+    said = "terminate called after throwing an instance of 'std::bad_alloc'\n exitcode : -6\n"
+    (tmp_path / "output.log").write_text(said)
+    from facescale.report.process import _failure
+
+    assert _failure(tmp_path).outcome == "out of memory"
+
+
+def test_a_record_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"format": 99}))
+    with pytest.raises(ValueError, match="not a benchmark's results"):
+        load(path)
+    assert Cell("a", 1).rate is None

@@ -1,0 +1,214 @@
+"""A run as a whole: stops and goes on, precisions, micro-batches, ranks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from conftest import RunRanks
+from facescale.checkpoint.folder import checkpoints
+from facescale.config import (
+    BackboneConfig,
+    CheckpointConfig,
+    DataConfig,
+    HeadConfig,
+    TrainConfig,
+)
+from facescale.training import build, train
+from facescale.training.metrics import read_metrics
+from facescale.training.micro_batch import MicroBatches
+from facescale.training.resume import restore_, save
+from runs import CPU, assert_equal_states, losses, small_run
+
+
+def test_resume_continues_to_the_bit(tmp_path: Path) -> None:
+    config = small_run()
+    straight, stopped = build(config, CPU), build(config, CPU)
+    losses(straight, 2)
+    losses(stopped, 2)
+    save(stopped, tmp_path / "stopped")
+    again = build(config, CPU)
+    restore_(again, checkpoints(tmp_path / "stopped" / "checkpoints")[-1])
+    assert again.position == 8
+    assert losses(again, 2) == losses(straight, 2)
+    assert_equal_states(again, straight)
+
+
+def test_a_command_that_resumes_equals_one_that_never_stopped(tmp_path: Path) -> None:
+    config = small_run()
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts")
+    newest = checkpoints(tmp_path / "parts" / "checkpoints")[-1]
+    assert newest.name == "step-00000004"
+    newest.rename(tmp_path / "lost")  # as if it had been killed after step 2
+    train(config, tmp_path / "parts", resume=True)
+    whole, parts = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    steps = [row["step"] for row in read_metrics(tmp_path / "parts" / "metrics.jsonl")]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
+    summary = train(small_run(), tmp_path)
+    assert summary.steps == 4
+    assert summary.images == 16
+    assert 0 < summary.wait_s < summary.seconds
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"config.yaml", "metrics.jsonl", "training.log", "model.safetensors"}
+    assert names >= {"training.png", "checkpoints"}
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    log = (tmp_path / "training.log").read_text()
+    assert "samples/sec   Loss" in log
+    assert "Global Step: 4" in log
+
+
+def test_only_the_last_checkpoints_stay(tmp_path: Path) -> None:
+    config = small_run(checkpoint=CheckpointConfig(every=1, keep=2))
+    train(config, tmp_path)
+    left = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert sorted(left) == ["step-00000003", "step-00000004"]
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    state = build(small_run(), CPU)
+    save(state, tmp_path)
+    (path,) = checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match="has 50 classes, but this run has 60"):
+        restore_(
+            build(small_run(data=DataConfig(path="synthetic", num_classes=60, num_images=64)), CPU),
+            path,
+        )
+    with pytest.raises(ValueError, match="its backbone is"):
+        restore_(build(small_run(backbone=BackboneConfig(name="y1", embedding_dim=8)), CPU), path)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.02), ("fp16", 0.004)])
+def test_low_precision_follows_float32(precision: str, tolerance: float) -> None:
+    answers = []
+    for chosen in ("float32", precision):
+        settings: Any = {"batch_size": 2, "steps": 1, "precision": chosen}
+        state = build(small_run(train=TrainConfig(**settings)), CPU)
+        assert state.scaler.is_enabled() == (chosen == "fp16")
+        answers.append(losses(state, 1))
+        assert state.head.centres.table.dtype == torch.float32
+    assert answers[0] != answers[1]
+    assert answers[1] == pytest.approx(answers[0], rel=tolerance)
+
+
+def test_an_overflow_skips_the_step_and_lowers_the_scale() -> None:
+    state = build(small_run(train=TrainConfig(batch_size=2, steps=1, precision="fp16")), CPU)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    before = [p.clone() for p in state.backbone.parameters()]
+    losses(state, 1)
+    after = state.backbone.parameters()
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    assert state.scaler.get_scale() == 2.0**126
+
+
+def overflow_on_one_rank(rank: int) -> bool:
+    state = build(small_run(train=TrainConfig(batch_size=2, steps=1, precision="fp16")), CPU)
+    before = [p.clone() for p in state.backbone.parameters()]
+    if rank == 1:
+        next(state.backbone.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+    losses(state, 1)
+    after = state.backbone.parameters()
+    return all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_an_overflow_on_one_rank_skips_the_step_of_all(run_ranks: RunRanks) -> None:
+    assert run_ranks(overflow_on_one_rank, 2) == [True, True]
+
+
+def test_a_loss_that_is_not_finite_stops_before_any_weight_moves() -> None:
+    state = build(small_run(), CPU)
+    with torch.no_grad():
+        next(state.backbone.parameters()).fill_(torch.nan)
+    centres = state.head.centres.table.clone()
+    with pytest.raises(FloatingPointError, match=r"step 0: the loss is not finite; lower optim.lr"):
+        losses(state, 1)
+    assert torch.equal(state.head.centres.table, centres)
+
+
+def small_net() -> nn.Module:
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(144, 5)).double()
+
+
+def test_micro_batches_equal_portions_that_are_all_kept() -> None:
+    images = torch.randn(8, 3, 8, 8, dtype=torch.float64)
+    kept, again = small_net(), small_net()
+    torch.manual_seed(5)
+    truth = torch.cat([kept(portion) for portion in images.split(3)])
+    torch.manual_seed(5)
+    embeddings = MicroBatches(again, 3)(images)
+    assert torch.equal(embeddings, truth)
+    truth.square().sum().backward()
+    embeddings.square().sum().backward()
+    for one, other in zip(kept.parameters(), again.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad)
+    for mine, theirs in zip(kept.buffers(), again.buffers(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def two_steps(rank: int, **changes: Any) -> tuple[list[float], Tensor, Tensor]:
+    state = build(small_run(**changes), CPU)
+    answer = losses(state, 2)
+    weights = torch.cat([p.detach().flatten() for p in state.backbone.parameters()])
+    return answer, weights, state.head.centres.full()
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_placements_of_the_head_train_alike(run_ranks: RunRanks, micro_batch: int | None) -> None:
+    answers = []
+    for shards in (1, 2):
+        changes = {
+            "head": HeadConfig(shards=shards),
+            "train": TrainConfig(global_batch_size=8, steps=2, micro_batch=micro_batch),
+        }
+        first, second = run_ranks(_two_steps_of, 2, changes)
+        assert torch.equal(first[1], second[1])  # the ranks' backbones, to the bit
+        assert torch.equal(first[2], second[2])
+        answers.append((torch.tensor(first[0]) + torch.tensor(second[0]), *first[1:]))
+    # BatchNorm over two samples amplifies the order of a float32 sum: hence 1e-4 and no less.
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def _two_steps_of(rank: int, changes: dict[str, Any]) -> tuple[list[float], Tensor, Tensor]:
+    return two_steps(rank, **changes)
+
+
+def stop_and_go_on(rank: int, folder: Path) -> tuple[list[float], list[float]]:
+    config = small_run(head=HeadConfig(sample_rate=0.5))
+    straight, stopped = build(config, CPU), build(config, CPU)
+    losses(straight, 1)
+    losses(stopped, 1)
+    save(stopped, folder)
+    again = build(config, CPU)
+    restore_(again, checkpoints(folder / "checkpoints")[-1])
+    return losses(straight, 1), losses(again, 1)
+
+
+def test_two_ranks_resume_to_the_bit(run_ranks: RunRanks, tmp_path: Path) -> None:
+    for straight, again in run_ranks(stop_and_go_on, 2, tmp_path):
+        assert straight == again
+
+
+def test_a_batch_too_small_for_batchnorm_is_refused() -> None:
+    with pytest.raises(ValueError, match="leaves 1 samples to the last of 1 ranks"):
+        build(small_run(train=TrainConfig(batch_size=1)), CPU)
+    with pytest.raises(ValueError, match="micro_batch 3 leaves a portion of one sample of 4"):
+        build(small_run(train=TrainConfig(batch_size=4, micro_batch=3)), CPU)
+
+
+def test_run_json_is_plain(tmp_path: Path) -> None:
+    save(build(small_run(), CPU), tmp_path)
+    (path,) = checkpoints(tmp_path / "checkpoints")
+    assert json.loads((path / "run.json").read_text())["step"] == 0
