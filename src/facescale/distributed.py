@@ -1,13 +1,13 @@
-"""Who is here, how the ranks are arranged, and the few collectives they speak with.
+"""Process groups, the mesh of ranks, and the collectives that the library uses.
 
-A group of one rank needs no process group: each collective is then the identity, so that nothing
-above this file asks how many ranks there are.
+A group of one rank needs no process group: each collective is then the identity, so callers never
+check the number of ranks.
 """
 
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,10 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass
 class Traffic:
-    """What the collectives of a group have cost so far, by name: calls, and bytes a rank sent.
+    """Calls and bytes sent by this rank, by name of the collective.
 
-    Bytes are those that no algorithm can do without: of n bytes on each of p ranks a sum over all
-    sends 2 n (p - 1) / p, a gather n (p - 1), and a scattered sum n (p - 1) / p.
+    Bytes are the lower bound of any algorithm. With n bytes on each of p ranks, an all-reduce sends
+    2 n (p - 1) / p, an all-gather n (p - 1), and a reduce-scatter n (p - 1) / p.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -41,7 +41,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Group:
-    """Some ranks that exchange tensors of one shape; `handle` is None for a group of one."""
+    """A set of ranks that run collectives together; `handle` is None for a group of one."""
 
     rank: int = 0
     size: int = 1
@@ -64,7 +64,9 @@ class Group:
             return tensor.unsqueeze(0)
         self.traffic.add_("all_gather", tensor.nbytes * (self.size - 1))
         gathered = tensor.new_empty((self.size * tensor.shape[0], *tensor.shape[1:]))
-        dist.all_gather_single(gathered, tensor.contiguous(), group=self.handle)
+        _collective("all_gather_single", "all_gather_into_tensor")(
+            gathered, tensor.contiguous(), group=self.handle
+        )
         return gathered.view(self.size, *tensor.shape)
 
     def reduce_scatter(self, tensor: Tensor) -> Tensor:
@@ -73,14 +75,16 @@ class Group:
             return tensor[0]
         self.traffic.add_("reduce_scatter", tensor.nbytes * (self.size - 1) // self.size)
         part = torch.empty_like(tensor[0])
-        dist.reduce_scatter_single(part, tensor.flatten(0, 1), group=self.handle)
+        _collective("reduce_scatter_single", "reduce_scatter_tensor")(
+            part, tensor.flatten(0, 1), group=self.handle
+        )
         return part
 
     def sum_bucket(
         self,
         bucket: dist.GradBucket,  # type: ignore[name-defined]
     ) -> torch.futures.Future[Tensor]:
-        """Sum a bucket of DDP's gradients; its own rule is the mean, but our loss is a sum."""
+        """DDP communication hook: sum a bucket of gradients. DDP would average; our loss is a sum."""
         gradients: Tensor = bucket.buffer()
         self.traffic.add_("bucket", 2 * gradients.nbytes * (self.size - 1) // self.size)
         work = dist.all_reduce(gradients, group=self.handle, async_op=True)
@@ -102,7 +106,7 @@ class Group:
         return torch.cat([block[:n] for block, n in zip(gathered, counts, strict=True)])
 
     def gather_texts(self, text: str) -> list[str]:
-        """The ranks' texts, in rank order; not counted, for what is rare."""
+        """The ranks' texts, in rank order; not counted in `traffic`, so for rare use only."""
         if self.size == 1:
             return [text]
         said = [""] * self.size
@@ -111,9 +115,9 @@ class Group:
 
     @contextmanager
     def all_or_none(self) -> Iterator[None]:
-        """What cannot be written or read on one rank fails on all, with the same OSError.
+        """Raise the OSError of any rank on all ranks.
 
-        A collective, not counted. Inside, ranks must not wait for each other.
+        A collective, not counted in `traffic`. The block must not contain a collective.
         """
         failure = ""
         try:
@@ -125,14 +129,24 @@ class Group:
                 raise OSError(said)
 
     def barrier(self) -> None:
-        """Wait until every rank of the group is here; not counted."""
+        """Wait for every rank of the group; not counted in `traffic`."""
         if self.size > 1:
             dist.barrier(group=self.handle)
 
 
+def _collective(name: str, old_name: str) -> Callable[..., Any]:
+    """A function of `torch.distributed`, under its name since torch 2.13 or the one before."""
+    found: Callable[..., Any] = getattr(dist, name, None) or getattr(dist, old_name)
+    return found
+
+
 @dataclass(frozen=True)
 class Mesh:
-    """All ranks as a grid ("replicate", "shard"): a row shares the classes, a column copies."""
+    """All ranks as a mesh ("replicate", "shard").
+
+    The ranks of a `shard` group hold disjoint parts of the classes; the ranks of a `replicate` group
+    hold copies of the same part.
+    """
 
     world: Group = field(default_factory=Group)
     replicate: Group = field(default_factory=Group)
@@ -141,9 +155,9 @@ class Mesh:
 
 
 def make_mesh(shards: int | None = None, device_type: str = "cpu") -> Mesh:
-    """Arrange the running processes as (world // shards, shards); None means one shard a rank.
+    """Arrange all ranks as (world // shards, shards); None means one shard per rank.
 
-    Without a process group the world is this one process.
+    Without a process group the world is this process alone.
 
     Raises:
         ValueError: `shards` does not divide the number of ranks.
@@ -169,23 +183,23 @@ def make_mesh(shards: int | None = None, device_type: str = "cpu") -> Mesh:
 
 
 def world_group() -> Group:
-    """All ranks; this process alone where there is no process group."""
+    """All ranks; this process alone if there is no process group."""
     if not dist.is_initialized():
         return Group()
     return Group(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
 
 
 def shard_range(num_classes: int, shards: int, index: int) -> range:
-    """Classes of shard `index`: ceil(num_classes / shards) each, the last shards take what is left.
+    """Classes of shard `index`: ceil(num_classes / shards) each, fewer or none in the last shards.
 
-    The convention of MXNet's Partial FC, `torch.chunk` and `DTensor`; late shards may be empty.
+    The same rule as MXNet's Partial FC, `torch.chunk` and `DTensor`.
     """
     width = -(-num_classes // shards)
     return range(min(index * width, num_classes), min((index + 1) * width, num_classes))
 
 
 def agree(text: str) -> str:
-    """The first rank's `text`, on every rank: for what only one may decide, such as a folder."""
+    """Broadcast `text` from rank 0, for a decision that one rank must take, such as a folder."""
     said = [text]
     if dist.is_initialized():
         dist.broadcast_object_list(said, src=0)
@@ -193,7 +207,7 @@ def agree(text: str) -> str:
 
 
 def device_type(chosen: str) -> str:
-    """The type that is meant by "cpu", "cuda" or "auto", which is CUDA where there is one."""
+    """Resolve "cpu", "cuda" or "auto" (CUDA if available) to a device type."""
     if chosen != "auto":
         return chosen
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -201,12 +215,17 @@ def device_type(chosen: str) -> str:
 
 @contextmanager
 def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.device]:
-    """Join the processes that torchrun started, or be the only one; yields this rank's device.
+    """Initialise the process group under torchrun; yields this rank's device.
 
-    Inside another such block it changes nothing, so that a command and what it calls may both ask.
+    Without torchrun there is one process and no process group. A nested block does nothing.
 
-    `device` is "cpu", "cuda" or "auto" (CUDA where there is one). Gloo carries CPU tensors,
-    NCCL carries CUDA tensors.
+    Args:
+        device: "cpu" (gloo), "cuda" (NCCL) or "auto" (CUDA if available).
+        timeout_s: Seconds after which a collective fails.
+
+    Raises:
+        ValueError: "cuda" was asked for and torch finds no CUDA device.
+        ConnectionError: The other ranks ended or cannot be reached.
     """
     device = device_type(device)
     if device == "cuda" and not torch.cuda.is_available():
@@ -225,7 +244,7 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
             raise
         why = str(error).splitlines()[0]
         raise ConnectionError(
-            f"the other ranks are gone or out of reach ({why}); --resume goes on from the last "
+            f"the other ranks are gone or out of reach ({why}); --resume continues from the last "
             "checkpoint"
         ) from error
     finally:
@@ -234,7 +253,7 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
 
 
 def _join(backend: str, timeout_s: float) -> None:
-    """Make the world's process group of the ranks that torchrun started."""
+    """Initialise the default process group from torchrun's environment."""
     wait = timedelta(seconds=timeout_s)
     store, rank, size = next(dist.rendezvous("env://", timeout=wait))  # type: ignore[attr-defined]
     store = _fresh(store, rank, size, timeout_s)
@@ -242,43 +261,49 @@ def _join(backend: str, timeout_s: float) -> None:
 
 
 def _fresh(store: Any, rank: int, size: int, timeout_s: float) -> Any:
-    """A part of `store` that no earlier start of these ranks has written to.
+    """A prefix of `store` that no earlier start of these ranks has written to.
 
-    torchrun lets all restarts share one store, in which gloo would find the addresses of ranks that
-    were killed. So each start draws a name, and the ranks agree on the names that are present: a
-    roll has been signed by all only if every one of them lives, since each signs none but those
-    with its own name in it.
+    torchrun keeps one store over all restarts, and gloo would find the addresses of killed ranks in
+    it. So each rank draws a random name at each start, and the prefix is a hash of all names. A rank
+    counts itself under the hash only while its own current name is part of it; the count reaches
+    `size` only if all ranks are alive and see the same names.
     """
     names = [f"name/{other}" for other in range(size)]
     store.set(names[rank], uuid4().hex)
-    signed = ""
+    counted = ""
     deadline, pause_s = time.monotonic() + timeout_s, 0.01
     store.wait(names)
     while True:
-        roll = sha256(b"".join(store.multi_get(names))).hexdigest()
-        if store.add(f"roll/{roll}", int(roll != signed)) == size:
-            return dist.PrefixStore(roll, store)  # type: ignore[attr-defined]
-        signed = roll
+        prefix = sha256(b"".join(store.multi_get(names))).hexdigest()
+        if store.add(f"count/{prefix}", int(prefix != counted)) == size:
+            return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+        counted = prefix
         if time.monotonic() > deadline:
             raise ConnectionError(
-                f"not all of the {size} ranks came within {timeout_s:g} s; raise timeout_s, or "
-                "look at what the others say"
+                f"not all of the {size} ranks joined within {timeout_s:g} s; raise timeout_s, or "
+                "see the messages of the other ranks"
             )
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 1.0)
 
 
 def _is_lost(error: RuntimeError) -> bool:
-    """Whether torch means that another rank does not answer; gloo's errors have no type."""
+    """Whether another rank does not answer. Errors of gloo are plain RuntimeErrors."""
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def replicate(module: nn.Module, world: Group) -> nn.Module:
-    """Hold `module` alike on all ranks; its gradients are summed while backward still runs."""
+    """Wrap `module` in DDP; gradients are summed over `world` during the backward pass.
+
+    Parameters and buffers are broadcast from rank 0 once. After that each rank keeps its own buffers,
+    such as the running statistics of BatchNorm.
+    """
     if world.size == 1:
         return module
     copies = DistributedDataParallel(
-        module, process_group=world.handle, forward_sync_buffers=False, gradient_as_bucket_view=True
+        module, process_group=world.handle, gradient_as_bucket_view=True
     )
+    # The constructor's argument has another name since torch 2.13, the attribute has not.
+    copies.broadcast_buffers = False
     copies.register_comm_hook(world, Group.sum_bucket)
     return copies
