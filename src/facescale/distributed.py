@@ -64,9 +64,8 @@ class Group:
             return tensor.unsqueeze(0)
         self.traffic.add_("all_gather", tensor.nbytes * (self.size - 1))
         gathered = tensor.new_empty((self.size * tensor.shape[0], *tensor.shape[1:]))
-        _collective("all_gather_single", "all_gather_into_tensor")(
-            gathered, tensor.contiguous(), group=self.handle
-        )
+        gather = _collective("all_gather_single", "all_gather_into_tensor")
+        gather(gathered, tensor.contiguous(), group=self.handle)
         return gathered.view(self.size, *tensor.shape)
 
     def reduce_scatter(self, tensor: Tensor) -> Tensor:
@@ -75,16 +74,15 @@ class Group:
             return tensor[0]
         self.traffic.add_("reduce_scatter", tensor.nbytes * (self.size - 1) // self.size)
         part = torch.empty_like(tensor[0])
-        _collective("reduce_scatter_single", "reduce_scatter_tensor")(
-            part, tensor.flatten(0, 1), group=self.handle
-        )
+        scatter = _collective("reduce_scatter_single", "reduce_scatter_tensor")
+        scatter(part, tensor.flatten(0, 1), group=self.handle)
         return part
 
     def sum_bucket(
         self,
         bucket: dist.GradBucket,  # type: ignore[name-defined]
     ) -> torch.futures.Future[Tensor]:
-        """DDP communication hook: sum a bucket of gradients. DDP would average; our loss is a sum."""
+        """DDP communication hook: sum a bucket of gradients, which DDP would average."""
         gradients: Tensor = bucket.buffer()
         self.traffic.add_("bucket", 2 * gradients.nbytes * (self.size - 1) // self.size)
         work = dist.all_reduce(gradients, group=self.handle, async_op=True)
@@ -136,17 +134,12 @@ class Group:
 
 def _collective(name: str, old_name: str) -> Callable[..., Any]:
     """A function of `torch.distributed`, under its name since torch 2.13 or the one before."""
-    found: Callable[..., Any] = getattr(dist, name, None) or getattr(dist, old_name)
-    return found
+    return getattr(dist, name, None) or getattr(dist, old_name)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """All ranks as a mesh ("replicate", "shard").
-
-    The ranks of a `shard` group hold disjoint parts of the classes; the ranks of a `replicate` group
-    hold copies of the same part.
-    """
+    """All ranks as ("replicate", "shard"): a shard group shares the classes, the other axis copies."""
 
     world: Group = field(default_factory=Group)
     replicate: Group = field(default_factory=Group)
@@ -219,9 +212,8 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
 
     Without torchrun there is one process and no process group. A nested block does nothing.
 
-    Args:
-        device: "cpu" (gloo), "cuda" (NCCL) or "auto" (CUDA if available).
-        timeout_s: Seconds after which a collective fails.
+    `device` is "cpu" (gloo), "cuda" (NCCL) or "auto" (CUDA if available); a collective fails after
+    `timeout_s` seconds.
 
     Raises:
         ValueError: "cuda" was asked for and torch finds no CUDA device.
@@ -263,10 +255,10 @@ def _join(backend: str, timeout_s: float) -> None:
 def _fresh(store: Any, rank: int, size: int, timeout_s: float) -> Any:
     """A prefix of `store` that no earlier start of these ranks has written to.
 
-    torchrun keeps one store over all restarts, and gloo would find the addresses of killed ranks in
-    it. So each rank draws a random name at each start, and the prefix is a hash of all names. A rank
-    counts itself under the hash only while its own current name is part of it; the count reaches
-    `size` only if all ranks are alive and see the same names.
+    torchrun keeps one store over all restarts, and gloo would find the addresses of killed ranks
+    there. So each rank draws a random name at each start, and the prefix is a hash of all names. A
+    rank counts itself only under a hash of its current name; the count reaches `size` only if all
+    ranks are alive and see the same names.
     """
     names = [f"name/{other}" for other in range(size)]
     store.set(names[rank], uuid4().hex)
@@ -295,15 +287,12 @@ def _is_lost(error: RuntimeError) -> bool:
 def replicate(module: nn.Module, world: Group) -> nn.Module:
     """Wrap `module` in DDP; gradients are summed over `world` during the backward pass.
 
-    Parameters and buffers are broadcast from rank 0 once. After that each rank keeps its own buffers,
-    such as the running statistics of BatchNorm.
+    Rank 0's buffers are broadcast here, but no more: each rank keeps its own running statistics.
     """
     if world.size == 1:
         return module
-    copies = DistributedDataParallel(
-        module, process_group=world.handle, gradient_as_bucket_view=True
-    )
+    ddp = DistributedDataParallel(module, process_group=world.handle, gradient_as_bucket_view=True)
     # The constructor's argument has another name since torch 2.13, the attribute has not.
-    copies.broadcast_buffers = False
-    copies.register_comm_hook(world, Group.sum_bucket)
-    return copies
+    ddp.broadcast_buffers = False
+    ddp.register_comm_hook(world, Group.sum_bucket)
+    return ddp

@@ -1,5 +1,6 @@
-"""Logs of the three systems, read as DLPerf read them; lines are made up in their form."""
+"""Logs of the three systems, counted as in DLPerf; the lines are made up in their form."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no line of OneFlow"):
         read_log(written(tmp_path / "empty.log", []))
     short = written(tmp_path / "short.log", ["train: iter 9, loss 1.0, throughput: 3.0"])
-    with pytest.raises(ValueError, match="1 lines of OneFlow are too few"):
+    with pytest.raises(ValueError, match="all 1 lines of OneFlow are warm-up"):
         read_log(short)
     for entry, message in (
         ("nonsense", "write CASE@DEVICES=FILES"),
@@ -65,3 +66,21 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
             read_cells(entry)
     with pytest.raises(FileNotFoundError, match="no file matches"):
         read_cells(f"emore_y1/data_parallel/256@1={tmp_path}/no/*.log")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["train: iter 1,", "Iter:" + "1" * 995, "Training: ", "Speed: 1", "Iter: \t  ", "throughput: "],
+)
+def test_a_line_of_half_a_megabyte_takes_linear_time(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path / "long.log", [text * (500_000 // len(text))])
+    began = time.process_time()
+    with pytest.raises(ValueError, match="no line of OneFlow"):
+        read_log(path)
+    assert time.process_time() - began < 1.0  # 0.1 s here; quadratic time is minutes
+
+
+def test_numbers_too_long_for_a_float_or_an_int_are_no_readings(tmp_path: Path) -> None:
+    huge = [f"train: iter {'9' * 5000}, loss 1.0, throughput: 1.0", "Speed: 1e999 samples/sec"]
+    with pytest.raises(ValueError, match="no line of OneFlow"):
+        read_log(written(tmp_path / "huge.log", huge))

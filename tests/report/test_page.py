@@ -1,16 +1,18 @@
-"""The document: what it shows, that it is honest about it, and that it needs nothing else."""
+"""The report's pages: their tables, plots and notes."""
 
 import re
+from base64 import b64encode
+from io import BytesIO
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from facescale.cli import main
 from facescale.report.cases import select
 from facescale.report.page import procedure, write_comparison, write_report
-from facescale.report.record import DONE, Record, Run
+from facescale.report.record import DONE, Record, Run, load
 from facescale.report.tables import series_of, throughput_table
 
 SETTINGS: dict[str, Any] = {
@@ -84,14 +86,18 @@ def test_what_was_reduced_is_said() -> None:
 def test_the_page_is_whole_in_itself_and_escapes_what_it_shows(tmp_path: Path) -> None:
     html_path, markdown_path = write_report(made_up(), tmp_path)
     html, markdown = html_path.read_text(), markdown_path.read_text()
-    assert not re.search(r'(src|href)="(?!#)', html.replace('xlink:href="#', ""))
+    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
+    assert len(sources) == 5  # three cases, two plots against identities
     assert "<script" not in html
     assert "&lt;x&gt;" in html
-    assert html.count("<svg") == 5  # three cases, two plots against identities
-    for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
-        ElementTree.fromstring(svg)
-    for picture in re.findall(r"\]\((.*?)\)", markdown):
-        assert (tmp_path / picture).is_file()
+    pictures = re.findall(r"\]\((.*?)\)", markdown)
+    assert len(pictures) == 5
+    for source, picture in zip(sources, pictures, strict=True):
+        png = (tmp_path / picture).read_bytes()
+        assert source == f"data:image/png;base64,{b64encode(png).decode()}"
+        with Image.open(BytesIO(png), formats=["PNG"]) as image:
+            assert image.width == 1050
+        assert len(png) < 50_000
     for text in (html, markdown):
         assert "out of memory: RuntimeError: refused" in text
         assert "2,097,152" in text
@@ -126,3 +132,21 @@ def test_logs_of_other_systems_join_the_report(tmp_path: Path) -> None:
     row = next(line for line in markdown.splitlines() if line.startswith("| 8 |"))
     assert "| 150.00 |" in row
     assert "MXNet, samples/s" in markdown
+
+
+def test_pages_are_written_again_from_the_results_alone(tmp_path: Path) -> None:
+    made_up().save(tmp_path / "results.json")
+    main(["bench", "page", str(tmp_path / "results.json"), "--output", str(tmp_path / "pages")])
+    names = {path.name for path in (tmp_path / "pages").iterdir()}
+    assert names == {"report.md", "report.html", *(f"report-{n}.png" for n in range(1, 6))}
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "pages"}
+
+
+def test_the_shipped_report_is_what_its_results_say(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "docs" / "report"
+    write_report(load(shipped / "results.json"), tmp_path)
+    assert (tmp_path / "report.md").read_text() == (shipped / "report.md").read_text()
+    pictures = {path.name for path in shipped.glob("*.png")}
+    assert pictures == {path.name for path in tmp_path.glob("*.png")}
+    assert sum(path.stat().st_size for path in shipped.glob("*.png")) < 500_000
+    assert {path.suffix for path in shipped.iterdir()} <= {".md", ".png", ".json", ".html"}

@@ -18,7 +18,8 @@ from facescale.report.cases import MATRIX, NETWORKS, select
 from facescale.report.process import run_trial_process, trial_command
 from facescale.report.published import THROUGHPUT
 from facescale.report.record import DONE, Cell, Run, load
-from facescale.report.runs import Settings, run_matrix
+from facescale.report.runs import run_matrix
+from facescale.report.settings import Settings
 from facescale.report.trial import OUT_OF_MEMORY, is_out_of_memory
 
 TINY = [

@@ -47,6 +47,24 @@ def test_no_file_is_no_records(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "none.jsonl") == []
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"not JSON", "line 2 is no record: Expecting value"),
+        (b"\xff", "line 2 is no record"),
+        (b"[1]", "line 2 is no record: it is not an object with a whole number 'step'"),
+        (b'{"step": "2"}', "with a whole number 'step'"),
+        (b'{"step": 2, "loss": "low"}', "line 2 is no record: loss is 'low', not a number"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named(line: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=message) as caught:
+        read_metrics(path)
+    assert str(path) in str(caught.value)
+
+
 @pytest.mark.parametrize("samples", [0, 5])
 def test_a_window_of_no_time_does_not_divide_by_zero(samples: int) -> None:
     window = Window(clock=lambda: 1.0, samples=samples)

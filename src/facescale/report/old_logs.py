@@ -1,4 +1,4 @@
-"""Log files of OneFlow's and InsightFace's trainers, read as DLPerf read them.
+"""Throughput from log files of OneFlow's and InsightFace's trainers, counted as in DLPerf.
 
 | system | line | readings that count |
 |---|---|---|
@@ -7,8 +7,8 @@
 | MXNet, Partial FC | `Iter:30 Rank:1.2 it/sec Total:223.1 it/sec` | from the 20th on |
 | arcface_torch | `Training: ...-Speed 5136.2 samples/sec ...` | all but the first fifth |
 
-The unit is samples/s in all of them, whatever the line says. Of arcface_torch, which DLPerf did
-not measure, the first lines are left out as warm-up. facescale writes its lines too.
+The unit is samples/s in all of them, whatever the line says. DLPerf did not measure arcface_torch;
+its first fifth is left out as warm-up. facescale writes lines of arcface_torch's form.
 """
 
 import re
@@ -16,73 +16,84 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from facescale.report.cases import MATRIX
 from facescale.report.record import DONE, Cell, Run
 
-_NUMBER = r"[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?"
+_INT = "[0-9]{1,15}"
+_NUMBER = rf"{_INT}(?:\.{_INT})?(?:e[+-]?[0-9]{{1,2}})?"
 
 
 @dataclass(frozen=True)
 class _Format:
-    """How one system logs, and which of its readings count."""
+    """How one system logs, and which of its readings count.
+
+    A line is searched for `begin` and, behind it, for `rate`. One pattern with ".*" between them
+    would take quadratic time on a long line.
+    """
 
     system: str
-    line: re.Pattern[str]
-    """Group "rate", and "iter" where it says."""
+    begin: re.Pattern[str]
+    """Group 1 is the iteration, if the line has it."""
+    rate: re.Pattern[str]
+    """Group 1 is the rate."""
     counted: Callable[[Sequence[float]], Sequence[float]]
     after: int = -1
-    """Iterations that are not even read."""
+    """Iterations up to this one are not read."""
+
+    def read(self, line: str) -> tuple[int, float] | None:
+        """Iteration (0 if the line has none) and rate; None for any other line."""
+        begin = self.begin.search(line)
+        rate = begin and self.rate.search(line, begin.end())
+        if not begin or not rate:
+            return None
+        return int(begin[1]) if begin.re.groups else 0, float(rate[1])
 
 
-def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(text.replace("RATE", f"(?P<rate>{_NUMBER})"))
+def _format(system: str, begin: str, rate: str, **counted: Any) -> _Format:
+    patterns = (text.replace("INT", f"({_INT})") for text in (begin, rate))
+    begins, rates = (re.compile(text.replace("RATE", f"({_NUMBER})")) for text in patterns)
+    return _Format(system, begins, rates, **counted)
 
 
 _FORMATS = (
-    _Format(
+    _format(
         "OneFlow",
-        _pattern(r"train: iter (?P<iter>\d+),.*throughput: RATE"),
-        lambda rates: rates[19:120],
+        "train: iter INT,",
+        "throughput: RATE",
+        counted=lambda rates: rates[19:120],
         after=5,
     ),
-    _Format(
-        "MXNet",
-        _pattern(r"Iter:\s*(?P<iter>\d+).*Total:\s*RATE it/sec"),
-        lambda rates: rates[19:],
-    ),
-    _Format(
+    _format("MXNet", r"Iter:\s*+INT", r"Total:\s*+RATE it/sec", counted=lambda rates: rates[19:]),
+    _format(
         "arcface_torch",
-        _pattern(r"Training: .*Speed:? RATE samples/sec"),
-        lambda rates: rates[len(rates) // 5 :],
+        "Training: ",
+        "Speed:? RATE samples/sec",
+        counted=lambda rates: rates[len(rates) // 5 :],
     ),
-    _Format("MXNet", _pattern(r"Speed: RATE samples/sec"), lambda rates: rates[1:6]),
+    _format("MXNet", "", "Speed: RATE samples/sec", counted=lambda rates: rates[1:6]),
 )
 
 
 def read_log(path: Path) -> tuple[str, Run]:
-    """The system that wrote a log, and the readings that count.
+    """The system that wrote a log, and a run of the readings that count.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: No line of any system, or too few.
+        ValueError: No line of any system, or only lines of the warm-up.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
     lines = path.read_text(errors="replace").splitlines()
     for form in _FORMATS:
-        found = [match for line in lines if (match := form.line.search(line))]
+        found = [reading for line in lines if (reading := form.read(line))]
         if not found:
             continue
-        rates = [
-            float(match["rate"])
-            for match in found
-            if form.after < 0 or int(match["iter"]) > form.after
-        ]
-        counted = list(form.counted(rates))
+        counted = list(form.counted([rate for step, rate in found if step > form.after]))
         if not counted:
             raise ValueError(
-                f"{path}: {len(found)} lines of {form.system} are too few, all are warm-up"
+                f"{path}: all {len(found)} lines of {form.system} are warm-up; train for longer"
             )
         return form.system, Run(DONE, rates=counted)
     raise ValueError(
@@ -92,10 +103,10 @@ def read_log(path: Path) -> tuple[str, Run]:
 
 
 def read_cells(entry: str) -> dict[str, dict[str, Cell]]:
-    """Cells by system of `CASE@DEVICES=PATTERN`: one cell a system, one run a file.
+    """Cells by system from `CASE@DEVICES=PATTERN`: one cell per system, one run per file.
 
     Raises:
-        ValueError: Not of that form, an unknown case, or a file that is no such log.
+        ValueError: Another form, an unknown case, or a file that is not such a log.
         FileNotFoundError: No file matches.
     """
     match = re.fullmatch(r"([^@=]+)@(\d+)=(.+)", entry)

@@ -1,25 +1,27 @@
 """The document: every table with its plot, as one self-contained HTML page and as Markdown."""
 
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from facescale.files import write_whole
 from facescale.report.cases import IDENTITIES, MATRIX, NETWORKS
 from facescale.report.compare import comparison_table
 from facescale.report.plots import Points, plot_against_identities, plot_throughput
 from facescale.report.record import Cell, Record, load
-from facescale.report.tables import PUBLISHED_NOTE, Table, all_tables, series_of
+from facescale.report.tables import PUBLISHED_NOTE, all_tables, series_of
 
 
 def write_report(record: Record, output: Path) -> list[Path]:
-    """Write `report.html`, `report.md` and its figures into `output`; returns the two pages."""
+    """Write `report.html`, `report.md` and its PNG plots into `output`; returns the two pages."""
     tables = all_tables(record)
     titles = {case.title: case for case in MATRIX}
     for table in tables:
         case = titles.get(table.title)
         if case is not None and (series := series_of(record, case)):
-            table.figure = plot_throughput(table.title, series)
+            table.figure = plot_throughput(series)
     return _write(
         output,
         "report",
@@ -36,7 +38,8 @@ def write_comparison(first: Path, second: Path, output: Path) -> list[Path]:
     """Write `comparison.html` and `comparison.md` of two results.json into `output`.
 
     Raises:
-        FileNotFoundError, ValueError: One of them is missing or no such file.
+        FileNotFoundError: One of them is missing.
+        ValueError: One of them is not a benchmark's results.
     """
     records = [load(first), load(second)]
     return _write(
@@ -57,21 +60,21 @@ def write_comparison(first: Path, second: Path, output: Path) -> list[Path]:
 
 
 def procedure(settings: dict[str, Any]) -> list[str]:
-    """How the figures were taken, in sentences; what was less than the report's is said."""
+    """How the figures were measured, in sentences, with the differences from the report."""
     data = settings["data"]
     sentences = [
-        f"Of each case {counted(settings['runs'], 'run')} of {settings['iterations']} iterations, "
-        f"{settings['pause_s']:g} s apart. The rate of a run is the mean of the rates "
-        f"logged over its last {settings['counted']} iterations; what came before is warm-up. "
-        "The figure is the median of the runs.",
-        "Each run is a process of its own under torchrun; on the CPU a device is a rank of "
+        f"Each case: {counted(settings['runs'], 'run')} of {settings['iterations']} iterations, "
+        f"{settings['pause_s']:g} s apart. The rate of a run is the mean of the rates logged over "
+        f"its last {settings['counted']} iterations; the iterations before are warm-up. The figure "
+        "is the median of the runs.",
+        "Each run is a torchrun of its own; on the CPU a device is a rank with "
         f"{counted(settings['threads'], 'thread')}.",
         "Data: "
         + "; ".join(
             f"{name} {'from ' + data[name] if name in data else 'synthetic, noise with labels'}"
             for name in sorted({network.dataset for network in NETWORKS.values()})
         )
-        + ". The numbers of identities are the true ones.",
+        + ". The numbers of identities are those of the real data sets.",
     ]
     reduced = [
         f"{counted(settings[name], word)} in place of {usual}"
@@ -90,8 +93,8 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _figures(record: Record) -> list[tuple[str, str]]:
-    """Title and SVG of the plots against the number of identities, where there are points."""
+def _figures(record: Record) -> list[tuple[str, bytes]]:
+    """Title and PNG of the plots against the number of identities, if there are points."""
     rates: dict[str, list[tuple[float, float]]] = {}
     memory: dict[str, list[tuple[float, float]]] = {}
     for cell in record.cells.values():
@@ -103,7 +106,7 @@ def _figures(record: Record) -> list[tuple[str, str]]:
             if cell.peak_gib:
                 memory.setdefault(_setting(cell), []).append((cell.num_classes, cell.peak_gib))
     return [
-        (title, plot_against_identities(title, label, _drawable(lines)))
+        (title, plot_against_identities(label, _drawable(lines)))
         for title, label, lines in (
             ("Throughput against the number of identities", "samples/s", rates),
             ("Memory against the number of identities", "GiB of rank 0", memory),
@@ -113,25 +116,25 @@ def _figures(record: Record) -> list[tuple[str, str]]:
 
 
 def _setting(cell: Cell) -> str:
-    """What the points of a line have in common: everything but the identities."""
+    """Name of a line: what its points have in common."""
     network, mode = cell.case.split("/")[:2]
     ranks = "1 device" if cell.devices == 1 else f"{cell.devices} devices"
     return f"{network.split('_')[1]}, {mode.replace('_', ' ')}, batch {cell.batch}, {ranks}"
 
 
 def _drawable(lines: dict[str, list[tuple[float, float]]]) -> dict[str, Points]:
-    """Lines of two numbers of identities or more."""
+    """The lines with at least two numbers of identities."""
     return {name: points for name, points in lines.items() if len({x for x, _ in points}) > 1}
 
 
 def _write(output: Path, name: str, **content: Any) -> list[Path]:
-    """Render both pages. The Markdown one has its figures in files beside it."""
+    """Render both pages. HTML contains its plots, Markdown refers to PNG files beside it."""
     output.mkdir(parents=True, exist_ok=True)
-    images: dict[str, str] = {}
-    for figure in [t.figure for t in content["tables"]] + [svg for _, svg in content["figures"]]:
+    images: dict[bytes, str] = {}
+    for figure in [t.figure for t in content["tables"]] + [png for _, png in content["figures"]]:
         if figure:
-            images[figure] = f"{name}-{len(images) + 1}.svg"
-            (output / images[figure]).write_text(figure)
+            images[figure] = f"{name}-{len(images) + 1}.png"
+            write_whole(output / images[figure], [figure])
     environment = Environment(
         loader=PackageLoader("facescale.report"),
         autoescape=select_autoescape(["html"]),
@@ -139,13 +142,15 @@ def _write(output: Path, name: str, **content: Any) -> list[Path]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["data_uri"] = _data_uri
     pages = []
     for suffix in ("html", "md"):
         page = output / f"{name}.{suffix}"
         template = environment.get_template(f"report.{suffix}")
-        page.write_text(template.render(images=images, **content))
+        write_whole(page, [template.render(images=images, **content).encode()])
         pages.append(page)
     return pages
 
 
-__all__ = ["Table", "procedure", "write_comparison", "write_report"]
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{b64encode(png).decode()}"

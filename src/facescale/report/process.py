@@ -64,6 +64,8 @@ def run_trial_process(
     if status != 0:
         return _failure(folder)
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if "images_per_s" in row]
+    if not rows:
+        return Run("error", reason="it ended well, but metrics.jsonl has no rate")
     return Run(
         DONE,
         rates=[row["images_per_s"] for row in rows[-counted:]],
@@ -94,4 +96,5 @@ def _failure(folder: Path) -> Run:
     if ended := re.search(r"exitcode\s*:\s*-(\d+)", log):
         return Run(f"killed by signal {ended[1]}", reason="perhaps the kernel was out of memory")
     lines = [line for line in log.splitlines() if line.strip()]
-    return Run("error", reason=next((x for x in lines if x.startswith("facescale")), lines[-1]))
+    ours = (line for line in lines if line.startswith("facescale"))
+    return Run("error", reason=next(ours, lines[-1] if lines else "it printed nothing"))

@@ -12,7 +12,11 @@ from typing import Any
 import torch
 
 import facescale
+from facescale.files import write_whole
 from facescale.kernels.cpu.build import missing
+from facescale.report.cases import MATRIX
+from facescale.report.checked import built
+from facescale.report.settings import Settings, settings_of
 
 FORMAT = 1
 DONE = "done"
@@ -96,39 +100,47 @@ class Record:
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1))
-        partial.replace(path)
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+        write_whole(path, [text.encode()])
 
 
 def load(path: Path) -> Record:
     """Read what `Record.save` wrote.
 
     Raises:
-        FileNotFoundError, ValueError: No such file, or another kind of file.
+        FileNotFoundError: No such file.
+        ValueError: Not such a file, or one that was damaged or edited; the text says where.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; give the results.json of a benchmark")
+        raise FileNotFoundError(f"{path} is not a file; pass the results.json of a benchmark")
     try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # of UTF-8, too
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(f"{path} is not a benchmark's results.json of format {FORMAT}")
-    return Record(
-        values["settings"],
-        values["fingerprint"],
-        {name: _cell(cell) for name, cell in values["cells"].items()},
-        {
-            system: {name: _cell(cell) for name, cell in cells.items()}
-            for system, cells in values["systems"].items()
-        },
-    )
+    del values["format"]
+    try:
+        return _checked(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _cell(values: dict[str, Any]) -> Cell:
-    runs = {name: [Run(**run) for run in values[name]] for name in ("runs", "tries")}
-    return Cell(**(values | runs))
+def _checked(values: dict[str, Any]) -> Record:
+    """The record with every value checked: the file may have been edited."""
+    record: Record = built(Record, values, "results")
+    chosen = {name: value for name, value in record.settings.items() if name != "counted"}
+    settings: Settings = built(Settings, chosen, "results.settings")
+    record.settings = settings_of(settings)
+    cases = {case.name for case in MATRIX}
+    for cells in (record.cells, *record.systems.values()):
+        for name, cell in cells.items():
+            if cell.case not in cases or not name.startswith(f"{cell.case} on {cell.devices}"):
+                raise ValueError(f"cell {name!r:.60} is not of a known case and its devices")
+            for run in cell.runs:
+                if run.outcome == DONE and not run.rates:
+                    raise ValueError(f"cell {name!r} has a run that is done, but has no rates")
+    return record
 
 
 def fingerprint() -> dict[str, Any]:

@@ -6,7 +6,7 @@ a run the mean of its logged rates over the last 100, the figure the median of t
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from facescale.report import record as records
@@ -14,6 +14,7 @@ from facescale.report.cases import MAX, NETWORKS, Case
 from facescale.report.limits import Undecided, search_limit
 from facescale.report.process import run_trial_process, shown, trial_command
 from facescale.report.record import DONE, Cell, Record, Run
+from facescale.report.settings import Settings, settings_of
 
 TRIAL_STEPS = 3
 """Of a try in a search: in the first there is no momentum yet."""
@@ -22,43 +23,6 @@ SMALL_LR = "0.001"
 """Labels are noise, so a learning rate of the preset might end in NaN; speed is the same."""
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How the matrix is run; the defaults are the report's."""
-
-    devices: tuple[int, ...] = (1, 4, 8)
-    runs: int = 5
-    iterations: int = 150
-    pause_s: float = 20.0
-    batch: int | None = None
-    """In place of the report's 64 and 256, where they would take too long."""
-    data: dict[str, str] = field(default_factory=dict)
-    """Folder of each data set (emore, glint360k); a set without one is synthetic."""
-    memory: tuple[int, ...] = ()
-    """Limits of a rank in bytes, for the searches on the CPU."""
-    device: str = "auto"
-    threads: int = 1
-    """Of a rank, on the CPU."""
-    precision: str | None = None
-    """Of the search for the most identities; float32 where not given, the report had FP16."""
-    search_precision: float = 0.04
-    timeout_s: float = 3600.0
-
-    def __post_init__(self) -> None:
-        for name in ("runs", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.iterations < 3:
-            raise ValueError(f"iterations must be at least 3, got {self.iterations}")
-        if not self.devices or min(self.devices) < 1:
-            raise ValueError(f"devices must be 1 or more, got {list(self.devices)}")
-
-    @property
-    def counted(self) -> int:
-        """Iterations that count: 100 of 150; the first third is warm-up."""
-        return 2 * self.iterations // 3
 
 
 def run_matrix(
@@ -82,8 +46,7 @@ def run_matrix(
 
 def _open(path: Path, settings: Settings) -> Record:
     """The record to go on with. Cases, devices and limits of memory may be added, no more."""
-    now = {**asdict(settings), "counted": settings.counted}
-    now |= {name: list(now[name]) for name in ("devices", "memory")}
+    now = settings_of(settings)
     if not path.exists():
         return Record(now, records.fingerprint())
     record = records.load(path)

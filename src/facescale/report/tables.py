@@ -1,4 +1,4 @@
-"""The report's tables out of a record, as text in cells: pages and plots need no more."""
+"""The report's tables from a record, every cell as text."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from facescale.report.record import Cell, Record
 
 THIS = "this run"
 PUBLISHED = "published, "
-"""How the name of a column begins whose figures are somebody else's."""
+"""Prefix of a column's name if its figures were published by others."""
 
 
 @dataclass
@@ -27,11 +27,11 @@ class Table:
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
-    figure: str = ""
-    """SVG."""
+    figure: bytes = b""
+    """PNG."""
 
     def is_published(self, column: int) -> bool:
-        """Whether that column's figures were not measured here."""
+        """Whether the figures of that column were published by others."""
         return self.columns[column].startswith(PUBLISHED)
 
 
@@ -44,11 +44,11 @@ class Series:
 
     @property
     def is_published(self) -> bool:
-        """Whether the figures were not measured here."""
+        """Whether the figures were published by others."""
         return self.name.startswith(PUBLISHED)
 
     def speed_up(self) -> dict[int, float]:
-        """Rates relative to one device; empty without that."""
+        """Rates relative to one device; empty if that was not measured."""
         one = self.rates.get(1)
         return {} if not one else {n: rate / one for n, rate in self.rates.items()}
 
@@ -59,7 +59,7 @@ def cells_of(cells: Iterable[Cell], case: Case) -> dict[int, Cell]:
 
 
 def series_of(record: Record, case: Case) -> list[Series]:
-    """What there is to draw of a case: ours, other systems' logs, the report's."""
+    """The series to draw for a case: ours, other systems' logs, the published ones."""
     ours = {THIS: record.cells, **record.systems}
     drawn = [
         Series(name, {n: c.rate for n, c in cells_of(cells.values(), case).items() if c.rate})
@@ -103,7 +103,7 @@ def throughput_table(record: Record, case: Case) -> Table:
 
 
 def _our_columns(cell: Cell | None, one: Cell | None) -> list[str]:
-    """Batch, rate, spread, speed-up and memory; a failure stands where the rate would."""
+    """Batch, rate, range, speed-up and memory; a failure takes the place of the rate."""
     if cell is None:
         return ["", "not run", "", "", ""]
     rates = sorted(run.rate for run in cell.runs) if cell.rate else []
@@ -118,7 +118,7 @@ def _our_columns(cell: Cell | None, one: Cell | None) -> list[str]:
 
 
 def _figure(cell: Cell | None) -> str:
-    """A rate, or why there is none."""
+    """The rate, or why there is none."""
     if cell is None:
         return ""
     return f"{cell.rate:.2f}" if cell.rate is not None else cell.failure or "not run yet"
@@ -134,7 +134,7 @@ def _published_columns(published: Published | None, devices: int) -> list[str]:
 
 
 def _notes(case: Case, cells: dict[int, Cell]) -> list[str]:
-    """What differs from the report's procedure in these cells."""
+    """How these cells differ from the report's procedure."""
     notes = []
     batches = {cell.batch for cell in cells.values() if cell.batch}
     if case.batch != MAX and batches - {case.batch}:
@@ -151,7 +151,7 @@ def _notes(case: Case, cells: dict[int, Cell]) -> list[str]:
 
 
 def identities_table(record: Record) -> Table:
-    """The most identities that were trained, beside what others found."""
+    """The most identities that were trained, with the published figures."""
     table = Table(
         "Most identities: Partial FC, sample rate 0.1",
         ["system", "devices", "memory of a device", "batch per device", "identities", "tries"],
@@ -191,6 +191,6 @@ def all_tables(record: Record) -> list[Table]:
 
 
 PUBLISHED_NOTE = (
-    f"Figures in columns marked as published were not measured here: the report took them on "
-    f"{HARDWARE}, in January 2021."
+    f"Figures in columns marked as published were not measured here, but by the report on "
+    f"{HARDWARE} in January 2021."
 )

@@ -118,16 +118,31 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a run; a last line cut off by a crash is left out."""
-    if not path.exists():
-        return []
+    """The records of a run, each with a "step"; a last line cut off by a crash is left out.
+
+    Raises:
+        ValueError: Another line is not a record; the text names file and line.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     rows = []
-    for line in path.read_text().splitlines():
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            rows.append(_record(line))
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
+            raise ValueError(f"{path}, line {number} is no record: {error}") from error
     return rows
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    row = json.loads(line)
+    if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
+        raise ValueError("it is not an object with a whole number 'step'")
+    for name, value in row.items():
+        if not isinstance(value, int | float):
+            raise ValueError(f"{name} is {value!r:.60}, not a number")
+    return row
 
 
 def speed_line(

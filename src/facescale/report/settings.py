@@ -1,0 +1,57 @@
+"""How a benchmark is run: the procedure's numbers, and what was chosen on the command line."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The procedure of a benchmark. The defaults are those of the published report.
+
+    Attributes:
+        devices: Numbers of devices to measure on.
+        runs: Runs of a cell; its figure is their median.
+        iterations: Steps of a run; the last two thirds are counted.
+        pause_s: Seconds between two runs.
+        batch: Samples per device; None means the report's 64 and 256.
+        data: Folder of each data set (emore, glint360k); a set without one is synthetic.
+        memory: Limits of a rank in bytes, for the searches on the CPU.
+        device: "auto", "cpu" or "cuda".
+        threads: Threads of a rank, on the CPU.
+        precision: Of the search for the most identities; None means the preset's.
+        search_precision: Relative gap at which a search stops.
+        timeout_s: Seconds after which a run is ended.
+    """
+
+    devices: tuple[int, ...] = (1, 4, 8)
+    runs: int = 5
+    iterations: int = 150
+    pause_s: float = 20.0
+    batch: int | None = None
+    data: dict[str, str] = field(default_factory=dict)
+    memory: tuple[int, ...] = ()
+    device: str = "auto"
+    threads: int = 1
+    precision: str | None = None
+    search_precision: float = 0.04
+    timeout_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.iterations < 3:
+            raise ValueError(f"iterations must be at least 3, got {self.iterations}")
+        if not self.devices or min(self.devices) < 1:
+            raise ValueError(f"devices must be 1 or more, got {list(self.devices)}")
+
+    @property
+    def counted(self) -> int:
+        """Iterations that count: 100 of 150; the first third is warm-up."""
+        return 2 * self.iterations // 3
+
+
+def settings_of(settings: Settings) -> dict[str, Any]:
+    """The settings as results.json holds them."""
+    values = {**asdict(settings), "counted": settings.counted}
+    return values | {name: list(values[name]) for name in ("devices", "memory")}
