@@ -139,7 +139,7 @@ def _collective(name: str, old_name: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Mesh:
-    """All ranks as ("replicate", "shard"): a shard group shares the classes, the other axis copies."""
+    """All ranks as ("replicate", "shard"): shard groups share the classes, replicates copy."""
 
     world: Group = field(default_factory=Group)
     replicate: Group = field(default_factory=Group)

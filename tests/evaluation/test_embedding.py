@@ -206,8 +206,19 @@ def test_a_set_that_cannot_be_judged_is_refused_before_any_image_is_decoded(
     backbone: Backbone,
 ) -> None:
     pairs = PairSet("alike", [b"not an image"] * 40, np.ones(20, dtype=bool))
-    with pytest.raises(ValueError, match="fold 1 of 10 has no pair of different people"):
+    with pytest.raises(ValueError, match="fold 1 of 2 has no pair of different people"):
         verify_pairs(backbone, pairs)
+
+
+def test_a_small_set_is_judged_in_fewer_folds_and_the_log_says_so(
+    backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = noise_pairs(np.arange(4) % 2 == 0)
+    chosen, given = (verify_pairs(backbone, pairs, folds=folds) for folds in (None, 2))
+    assert chosen.accuracy == given.accuracy
+    assert "4 pairs fill 2 folds only, not the usual 10" in caplog.text
+    with pytest.raises(ValueError, match="4 pairs cannot be cut into 10 folds"):
+        verify_pairs(backbone, pairs, folds=10)
 
 
 class Thumbnail(nn.Module):

@@ -8,7 +8,14 @@ from scipy.optimize import brentq  # type: ignore[import-untyped]
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import KFold
 
-from facescale.evaluation.verification import Roc, check_pairs, normalise, roc, verify
+from facescale.evaluation.verification import (
+    Roc,
+    check_pairs,
+    choose_folds,
+    normalise,
+    roc,
+    verify,
+)
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -172,9 +179,9 @@ def test_metrics_carry_the_name_and_leave_out_what_is_unknown() -> None:
     ("same", "folds", "message"),
     [
         ([True, False] * 4, 10, "8 pairs cannot be cut into 10 folds"),
-        ([True, False] * 4, 1, "folds must be at least 2"),
+        ([True, False] * 4, 1, "number of folds must be at least 2"),
         ([True] * 20, 10, "fold 1 of 10 has no pair of different people"),
-        ([False] * 20, 10, "fold 1 of 10 has no pair of one person"),
+        ([False] * 20, 10, "fold 1 of 10 has no pair of the same person.*use fewer --folds"),
         ([True, False, True, False, True, True], 3, "fold 3 of 3"),
     ],
 )
@@ -183,6 +190,30 @@ def test_pairs_that_cannot_be_judged_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         check_pairs(np.array(same), folds)
+
+
+@pytest.mark.parametrize(
+    ("same", "folds"),
+    [
+        ([True, False] * 300, 10),
+        ([True, False] * 4, 4),
+        ([True, False, False, True], 2),
+        ([True] * 3 + [False, True] * 2 + [False], 2),
+    ],
+)
+def test_folds_are_as_many_as_the_pairs_can_fill(same: list[bool], folds: int) -> None:
+    pairs = np.array(same)
+    assert choose_folds(pairs) == folds
+    check_pairs(pairs, folds)
+    if folds < 10:
+        with pytest.raises(ValueError, match="fold"):
+            check_pairs(pairs, folds + 1)
+
+
+@pytest.mark.parametrize("same", [[True] * 9 + [False] * 9, [True, False], [True], []])
+def test_pairs_for_less_than_two_folds_are_refused(same: list[bool]) -> None:
+    with pytest.raises(ValueError, match=r"of 2 has no pair|cannot be cut into 2 folds"):
+        choose_folds(np.array(same, dtype=bool))
 
 
 def test_embeddings_that_cannot_be_judged_are_refused() -> None:

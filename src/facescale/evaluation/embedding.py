@@ -1,5 +1,6 @@
-"""From a network and a set of pairs to embeddings and their verification, shared by the ranks."""
+"""Embed a set of pairs and verify it, with the images shared between the ranks."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,14 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facescale.data.pairs import PairSet
-from facescale.evaluation.verification import Verification, check_pairs, normalise, verify
+from facescale.evaluation.verification import (
+    FOLDS,
+    Verification,
+    check_pairs,
+    choose_folds,
+    normalise,
+    verify,
+)
 
 DecodeRange = Callable[[int, int], NDArray[np.uint8]]
 Gather = Callable[[Tensor], Tensor]
+log = logging.getLogger(__name__)
 
 
 def alone(rows: Tensor) -> Tensor:
-    """Gather the rows of a world of one rank: they are all there."""
+    """Gather for a world of one rank: the identity."""
     return rows
 
 
@@ -31,14 +40,21 @@ def verify_pairs(
     rank: int = 0,
     world_size: int = 1,
     gather: Gather = alone,
-    folds: int = 10,
+    folds: int | None = None,
 ) -> Verification:
-    """Embed the images of `pairs`, flip added, and judge them; every rank gets the same answer.
+    """Embed the images of `pairs`, flip added, and verify them; every rank gets the same result.
 
     An image that is in several pairs is embedded once.
-    Arguments as in `embed_images`; errors as in `verify`.
+    Arguments as in `embed_images`; errors as in `verify`. Without `folds` there are 10, or as many
+    as a small set can fill, with a warning in the log.
     """
-    check_pairs(pairs.same, folds)  # before minutes of embedding
+    num_folds = choose_folds(pairs.same) if folds is None else folds
+    check_pairs(pairs.same, num_folds)  # before minutes of embedding
+    if folds is None and num_folds < FOLDS and rank == 0:
+        log.warning(
+            "%s: %d pairs fill %d folds only, not the usual %d; accuracy is a rough estimate",
+            *(pairs.name, len(pairs.same), num_folds, FOLDS),
+        )
     images, place = pairs.distinct()
     embeddings, norms = embed_images(
         backbone,
@@ -51,7 +67,7 @@ def verify_pairs(
         gather=gather,
     )
     unit = normalise(embeddings.cpu().numpy())[place]
-    answer = verify(unit[0::2], unit[1::2], pairs.same, folds)
+    answer = verify(unit[0::2], unit[1::2], pairs.same, num_folds)
     return replace(answer, xnorm=norms.cpu().numpy()[place].mean().item())
 
 
@@ -67,19 +83,19 @@ def embed_images(
 ) -> tuple[Tensor, Tensor]:
     """Embed images as f(image) + f(mirrored image), each rank its share.
 
-    The backbone runs in eval mode and is left in the mode it was found in.
+    The backbone runs in eval mode; afterwards its mode is restored.
 
     Args:
         backbone: From pixels (b, 3, height, width), uint8 RGB, to embeddings (b, dim).
-        decode_range: Gives the images from a start to a stop as (k, height, width, 3), uint8 RGB;
+        decode_range: Returns the images from a start to a stop as (k, height, width, 3), uint8 RGB;
             called in a thread, one batch ahead.
-        num_images: How many images all ranks embed together.
+        num_images: Number of images of all ranks together.
         batch_size: Images per forward pass.
-        device: Where the backbone lies.
+        device: Device of the backbone.
         rank: This rank.
         world_size: Number of ranks.
-        gather: Concatenates the ranks' blocks of rows (n_r, columns) in rank order, on every rank;
-            their heights differ.
+        gather: Concatenates the ranks' rows (n_r, columns) in rank order, on every rank; n_r may
+            differ between ranks.
 
     Returns:
         All embeddings (num_images, dim) in float32 on `device`, not normalised, and the mean
@@ -87,7 +103,7 @@ def embed_images(
     """
     start, stop = (num_images * r // world_size for r in (rank, rank + 1))
     with _evaluating(backbone), torch.inference_mode():
-        # A rank without a share embeds one image and drops it: its empty block needs the width.
+        # A rank without a share embeds one image and drops it, to know the number of columns.
         batches = _decode_ahead(decode_range, start, max(stop, start + 1), batch_size)
         rows = [_embed_both_ways(backbone, batch.to(device)) for batch in batches]
     block = torch.cat(rows)[: stop - start]  # a plain tensor again: gloo refuses inference tensors
@@ -96,7 +112,7 @@ def embed_images(
 
 
 def _embed_both_ways(backbone: nn.Module, images: Tensor) -> Tensor:
-    """(b, dim + 1): the sum over image and mirror image, and in the last column their mean norm."""
+    """(b, dim + 1): the sum over image and mirror image, and their mean norm as the last column."""
     plain, mirrored = (backbone(batch).float() for batch in (images, images.flip(3)))
     norms = (plain.norm(dim=1, keepdim=True) + mirrored.norm(dim=1, keepdim=True)) / 2
     return torch.cat([plain + mirrored, norms], dim=1)
@@ -105,7 +121,7 @@ def _embed_both_ways(backbone: nn.Module, images: Tensor) -> Tensor:
 def _decode_ahead(
     decode_range: DecodeRange, start: int, stop: int, batch_size: int
 ) -> Iterator[Tensor]:
-    """Batches (b, 3, height, width) of uint8; the next is decoded while the last is in use."""
+    """Batches (b, 3, height, width), uint8; the next one is decoded while one is in use."""
 
     def decode(begin: int) -> Tensor:
         images = decode_range(begin, min(begin + batch_size, stop))
@@ -122,7 +138,7 @@ def _decode_ahead(
 
 @contextmanager
 def _evaluating(backbone: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; then each module is back in its own mode, frozen ones included."""
+    """Eval mode inside the block; then every module's own mode again, frozen ones included."""
     modes = [(module, module.training) for module in backbone.modules()]
     backbone.eval()
     try:

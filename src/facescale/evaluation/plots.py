@@ -1,4 +1,4 @@
-"""Pictures of a run: its ROC curves and the course of its training, as PNG."""
+"""Plots of a run as PNG: ROC curves, and loss, accuracy and learning rate over the steps."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ Curves = Mapping[str, Roc | Verification]
 Series = tuple[Floats, Floats]
 
 INK, GREY = "#222222", "#8a8a8a"
-# Okabe and Ito's palette, told apart by the colour-blind; without its black and its pale yellow.
+# Okabe and Ito's palette, which colour-blind people can tell apart, without black and pale yellow.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -46,11 +46,11 @@ STYLE: dict[Any, Any] = {
     "ytick.labelcolor": INK,
 }
 WIDTH = 7.0  # inches
-FEW = 40  # points that stand alone as dots, and are not smoothed
+FEW = 40  # up to so many points are drawn as dots
 
 
 def plot_roc(path: Path | str, curves: Curves) -> None:
-    """Draw one curve per name, from the smallest FAR that the pairs can show, and a table of them.
+    """Draw one curve per name, from the smallest FAR that the pairs can show, with a table.
 
     Raises:
         ValueError: There is no curve.
@@ -81,7 +81,7 @@ def plot_roc(path: Path | str, curves: Curves) -> None:
 
 
 def plot_training(path: Path | str, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the loss, the verification accuracy where there is any, and the learning rate.
+    """Draw the loss, the verification accuracy if there is any, and the learning rate.
 
     Args:
         path: The PNG to write.
@@ -114,7 +114,7 @@ def _roc(curve: Roc | Verification) -> Roc:
 
 
 def _draw_curve(axes: Axes, roc: Roc) -> Line2D:
-    """Draw the steps of a curve, and circles where FAR is a power of ten."""
+    """Draw a curve as steps, with circles where FAR is a power of ten."""
     shown = roc.far > roc.resolution
     far = np.append(roc.resolution, roc.far[shown])
     tar = np.append(roc.tar_at(roc.resolution), roc.tar[shown])
@@ -128,7 +128,7 @@ def _draw_curve(axes: Axes, roc: Roc) -> Line2D:
 
 
 def _roc_title(curves: Curves) -> str:
-    """The accuracies reached, or the areas where a curve comes without accuracy."""
+    """The accuracies, or the areas if a curve has no accuracy."""
     verified = {n: 100 * c.accuracy for n, c in curves.items() if isinstance(c, Verification)}
     if len(verified) == len(curves):
         return "Accuracy " + _span(verified, "{:.2f} %")
@@ -136,14 +136,14 @@ def _roc_title(curves: Curves) -> str:
 
 
 def _span(values: Mapping[str, float], form: str) -> str:
-    """One value as it is; of several the lowest and the highest, with their names."""
+    """The lowest and the highest value with their names, or the only one."""
     ends = sorted({min(values, key=values.__getitem__), max(values, key=values.__getitem__)})
     ends.sort(key=values.__getitem__)
     return " to ".join(f"{form.format(values[name])} ({name})" for name in ends)
 
 
 def _roc_table(curves: Curves) -> list[list[str]]:
-    """What each curve reaches: columns of a heading and a cell per curve."""
+    """Columns of the table, each a heading and one cell per curve."""
     coarsest = max(_roc(curve).resolution for curve in curves.values())
     far = next((f for f in (FAR_TARGET, 1e-2) if f >= coarsest), 1e-1)
     table = [["pairs"], ["accuracy"], [f"TAR at FAR {far:g}"], ["AUC"]]
@@ -160,7 +160,7 @@ def _roc_table(curves: Curves) -> list[list[str]]:
 
 
 def _add_table(figure: Figure, lines: Sequence[Line2D], table: list[list[str]]) -> None:
-    """A legend under the axes whose columns are those of `table`; the last line is chance."""
+    """Add a legend under the axes with the columns of `table`; the last line is chance."""
     nothing = Line2D([], [], linestyle="none")
     handles = [nothing, *lines] + [nothing] * (len(table) - 1) * (len(lines) + 1)
     labels = [cell for column in table for cell in [*column, ""]]
@@ -173,7 +173,7 @@ def _add_table(figure: Figure, lines: Sequence[Line2D], table: list[list[str]]) 
 
 
 def _training_title(losses: Series, accuracies: Mapping[str, Series]) -> str:
-    """Where the run stands: its smoothed loss and its accuracies, the last of each."""
+    """The last smoothed loss and the last accuracies."""
     title = f"Loss {_smooth(losses[1])[-1]:.3g}"
     if accuracies:
         last = {name: 100 * rates[-1] for name, (_, rates) in accuracies.items()}
@@ -182,7 +182,7 @@ def _training_title(losses: Series, accuracies: Mapping[str, Series]) -> str:
 
 
 def _draw_losses(axes: Axes, losses: Series) -> None:
-    """Draw each loss in light, and the smoothed course over it in dark."""
+    """Draw the losses as logged in a light colour, and smoothed in a dark one."""
     steps, values = losses
     axes.plot(steps, values, color=COLOURS[5], alpha=0.6, linewidth=0.8, label="as logged")
     axes.plot(steps, _smooth(values), color=COLOURS[0], marker=_marker(steps), label="smoothed")
@@ -194,7 +194,7 @@ def _draw_losses(axes: Axes, losses: Series) -> None:
 
 
 def _draw_accuracies(axes: Axes, accuracies: Mapping[str, Series]) -> None:
-    """Draw each verification accuracy in percent, a dot where it was measured."""
+    """Draw each verification accuracy in percent, a dot for each measurement."""
     for name, (steps, rates) in accuracies.items():
         axes.plot(steps, 100 * rates, marker=_marker(steps), label=name)
     axes.set_ylabel("accuracy (%)")
@@ -202,7 +202,7 @@ def _draw_accuracies(axes: Axes, accuracies: Mapping[str, Series]) -> None:
 
 
 def _draw_learning_rate(axes: Axes, rates: Series) -> None:
-    """Draw the thin panel at the foot, which also carries the steps for the panels above."""
+    """Draw the lowest panel, which also has the step axis of the panels above."""
     axes.plot(*rates, color=GREY, linewidth=1.5, marker=_marker(rates[0]), markersize=3)
     axes.set(xlabel="step", ylabel="learning\nrate", ylim=(0, None))
     round_numbers = [1, 2, 5, 10]
@@ -219,12 +219,12 @@ def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> Series:
 
 
 def _ceiling(values: Floats) -> float:
-    """What all but one in 200 stay below, so that a spike does not flatten the rest."""
+    """The 99.5th percentile, so that a spike does not flatten the rest."""
     return float(np.percentile(values, 99.5, method="higher"))
 
 
 def _smooth(values: Floats) -> Floats:
-    """Centred mean over about a fortieth of the run, spikes cut; at the ends over what is there."""
+    """Centred mean over about 1/40 of the run, spikes cut; over fewer values at the ends."""
     window = np.ones(2 * (len(values) // 80) + 1)
     total = np.convolve(np.minimum(values, _ceiling(values)), window, mode="same")
     smooth: Floats = total / np.convolve(np.ones(len(values)), window, mode="same")
@@ -232,5 +232,5 @@ def _smooth(values: Floats) -> Floats:
 
 
 def _marker(steps: Floats) -> str:
-    """Dots while there are few points, so that even a single one is seen."""
+    """Dots for few points, so that even a single one is visible."""
     return "o" if len(steps) <= FEW else ""

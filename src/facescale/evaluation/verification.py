@@ -1,7 +1,7 @@
-"""How well distances tell same from different: K-fold accuracy, TAR at a FAR, the ROC curve.
+"""Verification of pairs: K-fold accuracy, TAR at a FAR, and the ROC curve.
 
-Accuracy and TAR are counted as `eval/verification.py` of InsightFace's arcface_torch counts them,
-so that figures compare with published ones.
+Accuracy and TAR are computed as in `eval/verification.py` of InsightFace's arcface_torch, so that
+they can be compared with published figures.
 """
 
 from dataclasses import dataclass
@@ -14,17 +14,19 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 FAR_TARGET = 1e-3
+FOLDS = 10
+"""Of every set that is large enough, as published figures have it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Roc:
-    """Every trade-off between false and true accepts that a set of scores offers.
+    """Receiver operating characteristic: true against false accept rate over all thresholds.
 
     Attributes:
         far: (points,) false accept rate, rising from 0 to 1.
         tar: (points,) true accept rate, rising from 0 to 1.
         thresholds: (points,) falling from infinity; a pair is accepted where score >= threshold.
-        num_different: Pairs of different people behind `far`.
+        num_different: Number of pairs of different people, the denominator of `far`.
     """
 
     far: Floats
@@ -34,21 +36,21 @@ class Roc:
 
     @property
     def resolution(self) -> float:
-        """The smallest FAR above 0 that this many pairs can show."""
+        """The smallest FAR above 0 that this number of pairs can show."""
         return 1.0 / self.num_different
 
     @property
     def auc(self) -> float:
-        """Area under the curve: how often a same pair scores above a different one, ties half."""
+        """Area under the curve: how likely a same pair outscores a different one, ties half."""
         return float(np.trapezoid(self.tar, self.far))
 
     @property
     def eer(self) -> float:
-        """Equal error rate: where FAR = 1 - TAR, on the straight line between two points."""
+        """Equal error rate: where FAR = 1 - TAR, by linear interpolation."""
         return float(np.interp(0.0, self.far + self.tar - 1.0, self.far))
 
     def tar_at(self, far: float) -> float:
-        """Largest TAR reached without exceeding `far`; no interpolation."""
+        """Largest TAR whose FAR does not exceed `far`; no interpolation."""
         if not 0.0 <= far <= 1.0:
             raise ValueError(f"far is a fraction in [0, 1], got {far}")
         return float(self.tar[np.searchsorted(self.far, far, side="right") - 1])
@@ -56,16 +58,16 @@ class Roc:
 
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """What a set of pairs says about embeddings. Rates are fractions, not percent.
+    """Result of a verification. Rates are fractions, not percent.
 
     Attributes:
-        accuracy: Mean over the folds, each judged by the threshold that is best on the others.
+        accuracy: Mean over the folds, each at the threshold that is best on the other folds.
         accuracy_std: Population standard deviation over the folds.
         threshold: Mean of these thresholds, as squared distance of unit embeddings, in [0, 4).
-        tar: Mean over the folds of the TAR at FAR 1e-3, its threshold found on the other folds.
+        tar: Mean over the folds of the TAR at FAR 1e-3, with the threshold of the other folds.
         tar_std: Population standard deviation over the folds.
         roc: The curve of all pairs together, scored by cosine.
-        xnorm: Mean length of the embeddings before flip and normalisation, where it is known.
+        xnorm: Mean length of the embeddings before flip and normalisation, if it is known.
     """
 
     accuracy: float
@@ -78,7 +80,7 @@ class Verification:
 
     @property
     def threshold_cosine(self) -> float:
-        """`threshold` as a cosine: above it, two faces are taken as one person."""
+        """`threshold` as a cosine; pairs above it are accepted."""
         return 1.0 - self.threshold / 2.0
 
     def metrics(self, name: str) -> dict[str, float]:
@@ -96,15 +98,17 @@ class Verification:
         return {f"{name}/{key}": value for key, value in values.items() if value is not None}
 
 
-def verify(first: ArrayLike, second: ArrayLike, same: ArrayLike, folds: int = 10) -> Verification:
-    """Judge pairs by the squared distance of their embeddings.
+def verify(
+    first: ArrayLike, second: ArrayLike, same: ArrayLike, folds: int = FOLDS
+) -> Verification:
+    """Verify pairs by the squared distance of their embeddings.
 
-    The folds are cut in the order of the pairs, without shuffling; sets such as LFW rely on it.
+    The folds are cut in the order of the pairs, without shuffling, as sets such as LFW require.
 
     Args:
         first: (n, dim) unit rows (see `normalise`), usually the sum over an image and its mirror.
-        second: (n, dim) the partner of each row.
-        same: (n,) True where both are one person.
+        second: (n, dim) the other embedding of each pair.
+        same: (n,) True if both are of the same person.
         folds: Number of folds, at least 2.
 
     Raises:
@@ -130,7 +134,7 @@ def verify(first: ArrayLike, second: ArrayLike, same: ArrayLike, folds: int = 10
 
 
 def roc(scores: ArrayLike, same: ArrayLike) -> Roc:
-    """The exact curve of `scores` (n,), high for one person; pairs of equal score move together.
+    """The exact curve of `scores` (n,), high for the same person; equal scores are one point.
 
     Raises:
         ValueError: Shapes differ, a score is not finite, or all pairs are of one kind.
@@ -176,29 +180,49 @@ def normalise(embeddings: ArrayLike) -> Floats:
     return rows / lengths
 
 
+def choose_folds(same: Bools) -> int:
+    """The largest number of folds up to `FOLDS` that the pairs (n,) can be cut into.
+
+    Raises:
+        ValueError: Not even 2 folds have both kinds of pairs each.
+    """
+    fitting = (folds for folds in range(FOLDS, 1, -1) if not _fault(same, folds))
+    chosen = next(fitting, 2)
+    check_pairs(same, chosen)
+    return chosen
+
+
 def check_pairs(same: Bools, folds: int) -> None:
-    """Find out early whether pairs (n,) can be judged in `folds` folds.
+    """Check early that pairs (n,) can be judged in `folds` folds.
 
     Raises:
         ValueError: Fewer than 2 folds, fewer pairs than folds, or a fold without one of the kinds
             (its TAR or its neighbours' FAR would be 0 / 0).
     """
+    if fault := _fault(same, folds):
+        raise ValueError(fault)
+
+
+def _fault(same: Bools, folds: int) -> str:
+    """Why the pairs cannot be judged in so many folds; empty if they can."""
     if not 2 <= folds <= len(same):
-        raise ValueError(
+        return (
             f"{len(same)} pairs cannot be cut into {folds} folds: "
-            "folds must be at least 2 and at most the number of pairs"
+            "the number of folds must be at least 2 and at most the number of pairs"
         )
     for number, part in enumerate(np.split(same, np.cumsum(_fold_sizes(len(same), folds))[:-1])):
         if part.all() or not part.any():
-            missing = "different people" if part.all() else "one person"
-            raise ValueError(
+            missing = "different people" if part.all() else "the same person"
+            remedy = "use fewer --folds" if folds > 2 else "each half of the set needs both kinds"
+            return (
                 f"fold {number + 1} of {folds} has no pair of {missing}: the {len(same)} pairs are "
-                "cut in their order, so mix the two kinds or use fewer folds"
+                f"cut in their order, so mix the two kinds; {remedy}"
             )
+    return ""
 
 
 def _fold_sizes(num_pairs: int, folds: int) -> Ints:
-    """(folds,) as even as possible, the larger ones first: scikit-learn's KFold."""
+    """(folds,) sizes as even as possible, larger ones first, as scikit-learn's KFold."""
     return num_pairs // folds + (np.arange(folds) < num_pairs % folds)
 
 
@@ -219,7 +243,7 @@ def _squared_distances(first: ArrayLike, second: ArrayLike) -> Floats:
 
 
 def _accepts(distances: Floats, fold: Ints, folds: int, thresholds: Floats) -> Ints:
-    """(folds, thresholds) how many `distances` of a fold lie below each threshold."""
+    """(folds, thresholds) number of `distances` of a fold below each threshold."""
     first_above = np.searchsorted(thresholds, distances, side="right")
     counts = np.zeros((folds, len(thresholds) + 1), dtype=np.int64)
     np.add.at(counts, (fold, first_above), 1)
@@ -227,7 +251,7 @@ def _accepts(distances: Floats, fold: Ints, folds: int, thresholds: Floats) -> I
 
 
 def _accuracies(distances: Floats, same: Bools, fold: Ints) -> tuple[Floats, Floats]:
-    """(folds,) accuracy of each fold and the threshold, best on the other folds, that gave it."""
+    """(folds,) accuracy of each fold, and its threshold: the best one on the other folds."""
     folds, thresholds = int(fold[-1]) + 1, np.arange(0, 4, 0.01)
     true_accepts = _accepts(distances[same], fold[same], folds, thresholds)
     false_accepts = _accepts(distances[~same], fold[~same], folds, thresholds)
@@ -238,7 +262,7 @@ def _accuracies(distances: Floats, same: Bools, fold: Ints) -> tuple[Floats, Flo
 
 
 def _tars(distances: Floats, same: Bools, fold: Ints) -> Floats:
-    """(folds,) TAR of each fold, at the threshold that gives the target FAR on the others.
+    """(folds,) TAR of each fold, at the threshold with the target FAR on the other folds.
 
     InsightFace reads the threshold off with `interp1d(kind="slinear")`, which newer SciPy refuses
     where FAR stays level (insightface issue 2152). `np.interp` does what older SciPy did there:
