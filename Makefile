@@ -2,11 +2,11 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALLED = .venv/installed
 
-.PHONY: setup demo test check fix faults hosts
+.PHONY: setup demo test test-all check fix faults hosts
 
 setup: $(INSTALLED)
 
-# torch first and alone: with it in place no later requirement pulls another build.
+# torch first and alone, so that no other requirement selects another build of it.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
@@ -16,8 +16,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/facescale train quickstart
 
+# The fast tests: minutes.
 test: setup
 	$(BIN)/pytest -n 2 $(ARGS)
+
+# Those marked slow too.
+test-all: setup
+	$(BIN)/pytest -n 2 -m "slow or not slow" $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check
@@ -28,10 +33,10 @@ fix: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Kill, cut and damage a run at thirty random moments; minutes.
+# Kill, stop and damage a run at thirty random moments; minutes.
 faults: setup
-	FAULTS=30 $(BIN)/pytest -s tests/test_faults.py $(ARGS)
+	FAULTS=30 $(BIN)/pytest -s tests/training/test_faults.py $(ARGS)
 
-# Two hosts made of network namespaces, the cable between them cut; needs root and iproute2.
+# Two hosts made of network namespaces, with cuts of the network; needs root and iproute2.
 hosts: setup
-	HOSTS=1 $(BIN)/pytest -n 0 -s tests/test_hosts.py $(ARGS)
+	HOSTS=1 $(BIN)/pytest -n 0 -s tests/training/test_hosts.py $(ARGS)

@@ -8,14 +8,13 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from facescale.cli import kernels
+from facescale.cli import bench_page, kernels
 from facescale.cli.configured import add_config_options, preset_first, read_config
 from facescale.distributed import device_type
 from facescale.plan.units import parse_bytes
 from facescale.report.cases import NETWORKS, select
 from facescale.report.old_logs import read_cells
 from facescale.report.page import write_comparison, write_report
-from facescale.report.record import load
 from facescale.report.runs import run_matrix
 from facescale.report.settings import Settings
 from facescale.report.trial import run_trial
@@ -30,9 +29,8 @@ def add_options(parser: ArgumentParser) -> None:
     commands.add_subcommand("report", report, help="run the report's tables and write them up")
     _add_report_options(report)
     page = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    commands.add_subcommand("page", page, help="write the report's pages from a results.json")
-    page.add_argument("results", help="results.json of a report; nothing is run")
-    page.add_argument("--output", type=str, help="folder of the pages; that of results.json if not")
+    commands.add_subcommand("page", page, help=bench_page.HELP)
+    bench_page.add_options(page)
     case = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     case.add_argument("--output", type=str, required=True, help="folder for metrics.jsonl")
     case.add_argument("--memory", type=str, help="that a rank on the CPU may ask for: 4GiB")
@@ -78,7 +76,7 @@ def run(chosen: Namespace) -> None:
     elif chosen.subcommand == "case":
         _run_case(chosen.case)
     elif chosen.subcommand == "page":
-        _write_pages(chosen.page)
+        bench_page.run(chosen.page)
     elif chosen.report.compare is not None:
         _compare(chosen.report)
     else:
@@ -107,14 +105,6 @@ def _run_report(chosen: Namespace) -> None:
     record.save(output / "results.json")
     for path in write_report(record, output):
         terminal.print(f"[bold]{path}[/]")
-
-
-def _write_pages(chosen: Namespace) -> None:
-    """Render what was measured before."""
-    results = Path(chosen.results)
-    output = results.parent if chosen.output is None else Path(chosen.output)
-    for path in write_report(load(results), output):
-        Console(highlight=False).print(f"[bold]{path}[/]", soft_wrap=True)
 
 
 def _settings(chosen: Namespace) -> Settings:

@@ -1,0 +1,236 @@
+"""Every command in README and docs is run on small data, or has a reason here why it is not."""
+
+import importlib
+import os
+import pickle
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from facescale import backbones
+from facescale.cli import main
+from facescale.report.record import DONE, Record, Run
+from facescale.report.settings import Settings, settings_of
+from records import jpeg, recordio_set
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+STAND_INS = {
+    "/data/faces_emore": "faces",
+    "runs/NAME": "runs/emore_r100",
+    "NAME": "y1",
+    "BATCH": "16",
+    "IDENTITIES": "20000",
+}
+"""Words of the documents, and what stands for them here: files of the fixture `places`, numbers."""
+
+SMALL = (
+    *("--backbone.name", "y1", "--data.num_classes", "6", "--data.threads", "1"),
+    *("--train.batch_size", "4", "--train.steps", "2", "--log_every", "1", "--device", "cpu"),
+)
+SMALL_REPORT = (
+    *("--devices", "1", "--cases", "emore_y1/model_parallel/256", "--runs", "1", "--batch", "2"),
+    *("--iterations", "3", "--device", "cpu", "--threads", "1", "--output", "new"),
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is done with the commands that begin so."""
+
+    begins: str
+    more: tuple[str, ...] = ()
+    """Options behind those of the document, which override them."""
+    slow: bool = False
+    not_run: str = ""
+    """Why it is only parsed (facescale) or asked for its help (others)."""
+
+
+RULES = [
+    Rule("facescale train emore_r100", SMALL),
+    Rule("facescale verify runs/emore_r100"),
+    Rule("facescale verify model.pt", ("--backbone", "mbf")),
+    Rule("facescale export runs/emore_r100"),
+    Rule("facescale plan", ()),
+    Rule("facescale bench kernels", ("head/2000", "--rounds", "1", "--against", "dense")),
+    Rule("facescale bench report --cases none", ("--output", "new")),
+    Rule("facescale bench report --devices 1,4,8", SMALL_REPORT),
+    Rule("facescale bench report --devices 1,8", not_run="hours; as the one above"),
+    Rule("facescale bench report --devices 1,2", not_run="two hours"),
+    Rule("facescale bench report --devices 1 ", not_run="an hour, gigabytes"),
+    Rule("facescale bench page"),
+    Rule("torchrun --nproc_per_node=8", (*SMALL, "--head.sample_rate", "0.5")),
+    Rule("make", not_run="it installs, or runs all tests; a dry run shows that the target exists"),
+]
+DRY = {"make": ["make", "-n", "-C", str(ROOT)]}
+
+
+def fenced(text: str) -> list[str]:
+    """The commands in fences without a language, or of a shell."""
+    commands = []
+    for block in re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if _BEGINS.match(line) else []
+            commands += [shlex.join(words)] if words else []
+    return commands
+
+
+_BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:facescale|torchrun|make|python3?|pip|cluster/\S+)\b")
+
+
+def inline(text: str) -> list[str]:
+    """The commands of facescale with arguments that stand in a sentence."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    spans = (" ".join(span.split()) for span in re.findall(r"`(facescale [^`]+)`", text))
+    return [span for span in spans if re.match(r"\w+ \w+ [\w./]", span) and "..." not in span]
+
+
+FENCED = {
+    command: path.name for path in DOCUMENTS for command in dict.fromkeys(fenced(path.read_text()))
+}
+INLINE = sorted({command for path in DOCUMENTS for command in inline(path.read_text())})
+
+
+def rule_of(command: str) -> Rule | None:
+    fitting = [rule for rule in RULES if command.startswith(rule.begins)]
+    return max(fitting, key=lambda rule: len(rule.begins), default=None)
+
+
+def test_every_command_has_a_rule_and_every_rule_a_command() -> None:
+    rules = {command: rule_of(command) for command in FENCED}
+    assert [command for command, rule in rules.items() if rule is None] == []
+    assert [rule.begins for rule in RULES if rule not in rules.values()] == []
+    assert len(FENCED) > 15
+    assert len(INLINE) > 10
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small files under the names that the documents use."""
+    folder = tmp_path_factory.mktemp("places")
+    random = np.random.default_rng(0)
+    for name in ("faces", "NEW"):
+        (folder / name).mkdir()
+        recordio_set(folder / name, [label for label in range(6) for _ in range(4)], random)
+    for name in ("lfw", "agedb_30", "cfp_fp"):
+        pairs = ([jpeg(random) for _ in range(40)], [place % 2 == 0 for place in range(20)])
+        (folder / f"{name}.bin").write_bytes(pickle.dumps(pairs))
+    torch.save(backbones.build("mbf", family="arcface_torch").state_dict(), folder / "model.pt")
+    (folder / "map.txt").write_text("0\n3\nnew\n1\nnew\n2\n")
+    logs = folder / "oneflow_face" / "logs" / "1n8g"
+    logs.mkdir(parents=True)
+    lines = [f"train: iter {i}, loss 9.0, throughput: {200 + i}.0" for i in range(150)]
+    (logs / "r100.log").write_text("\n".join(lines))
+    record = Record(settings_of(Settings()), {"torch": torch.__version__})
+    record.cell("emore_r100/partial_fc/64", 1).runs = [Run(DONE, rates=[4.0])]
+    (folder / "runs" / "report").mkdir(parents=True)
+    for name in ("A.json", "B.json", "runs/report/results.json"):
+        record.save(folder / name)
+    before = Path.cwd()
+    os.chdir(folder)
+    main(["train", "emore_r100", "--data.path", "faces", *SMALL, "--output", "runs/emore_r100"])
+    os.chdir(before)
+    shutil.copytree(folder / "runs" / "emore_r100", folder / "runs" / "old")
+    return folder
+
+
+@pytest.fixture
+def here(places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder: its own copy of `places`, so that no command sees another one's files."""
+    shutil.copytree(places, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path / "here"
+    signal.signal(signal.SIGTERM, before)
+
+
+def with_stand_ins(command: str) -> list[str]:
+    for name, stand_in in STAND_INS.items():
+        command = command.replace(name, stand_in)
+    return shlex.split(command)
+
+
+Parse = Callable[[list[str]], None]
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
+    """Read the words of a command of facescale, but do nothing."""
+
+    def read(words: list[str]) -> None:
+        called: list[object] = []
+        own = "_".join(words[:2])  # bench has a module for some of its commands
+        name = own if words[0] == "bench" and find_spec(f"facescale.cli.{own}") else words[0]
+        module = importlib.import_module(f"facescale.cli.{name}")
+        monkeypatch.setattr(module, "run", called.append)
+        main(words)
+        assert len(called) == 1
+
+    return read
+
+
+def commands(*, slow: bool) -> list[object]:
+    rules = {command: rule_of(command) for command in FENCED}
+    return [
+        pytest.param(command, rule, id=f"{FENCED[command]}: {command[:60]}")
+        for command, rule in rules.items()
+        if rule is not None and rule.slow == slow
+    ]
+
+
+@pytest.mark.parametrize(("command", "rule"), commands(slow=False))
+def test_a_command_of_the_documents_runs(
+    command: str, rule: Rule, here: Path, parse: Parse
+) -> None:
+    words = with_stand_ins(command)
+    if words[0] == "facescale" and rule.not_run:
+        parse(words[1:])
+    elif words[0] == "facescale":
+        main([*words[1:], *rule.more])
+    elif words[0] == "torchrun":
+        words = [word.replace("=8", "=2") for word in words[1:]]
+        run([sys.executable, "-m", "torch.distributed.run", *words, *rule.more])
+    else:
+        run([*DRY[words[0]], *words[1:]])
+
+
+def run(words: list[str]) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", INLINE)
+def test_a_command_in_a_sentence_has_the_options_that_it_names(
+    command: str, here: Path, parse: Parse
+) -> None:
+    parse(with_stand_ins(command)[1:])
+
+
+def test_the_options_of_the_readmes_table_exist(here: Path, parse: Parse) -> None:
+    rows = re.findall(r"^\|.*\| `(--[^`]+)` *\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    options = [row for line in rows for row in line.split("`, or `")]
+    assert len(options) >= 8
+    for option in options:
+        parse(["train", "emore_r100", *shlex.split(option)])
+
+
+def test_files_that_the_documents_name_exist() -> None:
+    for path in DOCUMENTS:
+        for name in re.findall(
+            r"`([\w./]+/[\w.]+\.(?:py|cpp|h|sh|yaml|md|png))`", path.read_text()
+        ):
+            places = (ROOT / name, ROOT / "src" / "facescale" / name, ROOT / "docs" / name)
+            assert any(place.exists() for place in places), f"{path.name}: {name}"
