@@ -1,6 +1,6 @@
-"""What a training step sends and holds on one rank of 8, 64 and 512: the real code, run by one.
+"""What one of 8, 64 and 512 ranks sends and holds in a training step, counted in one process.
 
-The other ranks are torch's fake process group, in which each of them brings what this one brings.
+The other ranks are torch's fake process group, in which each rank has the data of this one.
 Prints the table of docs/parallelism.md:  python cluster/growth.py
 """
 
@@ -23,7 +23,7 @@ PLACEMENTS = {  # shards as a function of the ranks, sample rate
 
 
 def main() -> None:
-    """A row for each placement and world."""
+    """Print a row for each placement and number of ranks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 512])
     parser.add_argument("--backbone", default="r100")
@@ -41,12 +41,12 @@ def main() -> None:
 
 
 def step_of(chosen: argparse.Namespace, shards: int, rate: float) -> TrainState:
-    """One rank's second step: the first one has learnt how large the batches are."""
+    """State after the second step of a rank; in the first, ranks exchange their batch sizes."""
     config = Config(
         data=DataConfig(path="synthetic", num_classes=chosen.classes, num_images=4096),
         backbone=BackboneConfig(name=chosen.backbone),
         head=HeadConfig(shards=shards, sample_rate=rate),
-        train=TrainConfig(batch_size=2),  # no part of what the backbone sends depends on it
+        train=TrainConfig(batch_size=2),  # the bytes of the backbone do not depend on it
         device="cpu",
     )
     state = build(config, torch.device("cpu"))
@@ -63,14 +63,14 @@ def step_of(chosen: argparse.Namespace, shards: int, rate: float) -> TrainState:
 
 
 def forget(groups: list[Group]) -> None:
-    """Count from here."""
+    """Reset the counters."""
     for group in groups:
         group.traffic.calls.clear()
         group.traffic.sent.clear()
 
 
 def row(name: str, ranks: int, state: TrainState) -> str:
-    """As the table has it, in MiB."""
+    """A row of the table, in MiB."""
     world, *head = (group.traffic for group in state.groups())
     calls = world.calls.total() + sum(traffic.calls.total() for traffic in head)
     sent = (sum(traffic.sent.total() for traffic in head), world.sent.total())

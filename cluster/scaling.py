@@ -1,8 +1,8 @@
-"""How throughput grows from one rank of one thread to two or more, each step in turn.
+"""Throughput with one rank of one thread and with two or more, interleaved step by step.
 
-Prints what docs/parallelism.md says:  python cluster/scaling.py
-The ranks of all worlds live beside each other and wait for their turn, so that a drift of the
-machine meets all alike. Weak scaling: each rank brings its own batch.
+Prints the figures of docs/parallelism.md:  python cluster/scaling.py
+The ranks of all worlds run at the same time and wait for their turn, so that a drift of the machine
+affects all. Weak scaling: each rank has its own batch.
 """
 
 import argparse
@@ -64,7 +64,7 @@ CASES: dict[str, tuple[Callable[..., Step], tuple[object, ...]]] = {
 
 
 def rank_main(pipe: Connection, case: str, rank: int, size: int, store: Path) -> None:
-    """A rank's life: build, then step when told to, and say how long it took."""
+    """Main function of a rank: build, then step on request and answer with the seconds."""
     torch.set_num_threads(1)
     keep_freed_memory()
     if size > 1:
@@ -83,7 +83,7 @@ def rank_main(pipe: Connection, case: str, rank: int, size: int, store: Path) ->
 
 
 class World:
-    """Some ranks that step together."""
+    """A number of ranks that step together."""
 
     def __init__(self, case: str, size: int, folder: Path) -> None:
         context = get_context("spawn")
@@ -98,12 +98,12 @@ class World:
             self.ranks.append(process)
 
     def tell(self, go_on: bool) -> None:
-        """Let all ranks step, or end."""
+        """Make all ranks step, or end."""
         for pipe in self.pipes:
             pipe.send(go_on)
 
     def step(self) -> float:
-        """Seconds that the slowest rank took."""
+        """Seconds of the slowest rank."""
         self.tell(True)
         seconds: list[float] = [pipe.recv() for pipe in self.pipes]
         return max(seconds)
@@ -135,7 +135,7 @@ def measure(case: str, sizes: list[int], rounds: int) -> None:
 
 
 def main() -> None:
-    """A line for each case and world."""
+    """Print a line for each case and world."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=9)

@@ -52,15 +52,16 @@ def test_the_wheel_trains_the_quick_start_in_an_empty_environment(tmp_path: Path
     venv.create(tmp_path / "venv", with_pip=True)
     bin_folder = tmp_path / "venv" / "bin"
     constraints = ROOT / "constraints.txt"
-    install = [bin_folder / "python", "-m", "pip", "install", "--quiet", "-c", constraints]
+    python = bin_folder / "python"
+    install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "-c", constraints]
     run(*install, "torch")  # first and alone, as in the Makefile
     run(*install, f"facescale[demo] @ file://{wheel}")
-    command = [bin_folder / "facescale", "train", "quickstart", "--output", tmp_path / "run"]
-    run(*command, "--train.steps", "20", "--evaluation.every", "20")
+    train = ("train", "quickstart", "--train.steps", "20", "--evaluation.every", "20")
+    run(bin_folder / "facescale", *train, "--output", tmp_path / "run")
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"model.safetensors", "training.png", "roc.png", "checkpoints"} <= files
     found = run(
-        bin_folder / "python",
+        python,
         "-c",
         "import facescale\nfrom facescale.kernels.cpu.build import missing\n"
         "print(facescale.__file__, missing() or 'compiled')",

@@ -1,4 +1,4 @@
-"""What this process asks of the system's memory: to keep what is freed, and large pages."""
+"""Settings of the process's memory: keep freed memory, huge pages; and what is available."""
 
 import ctypes
 import mmap
@@ -12,11 +12,11 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc not to return freed memory to the kernel; True where that took effect.
+    """Configure glibc to keep freed memory; True if it took effect.
 
-    By default each large temporary of a step is mapped anew and its pages are zeroed by the kernel
-    one by one as they are touched, which costs a CPU training step a quarter of its time. The
-    process then holds its largest size until it ends. Without glibc nothing happens.
+    By default each large temporary of a step is mapped again, and the kernel zeroes its pages at
+    first access, which takes a quarter of a CPU training step. With this setting the process keeps
+    its largest size until it ends. Without glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -29,10 +29,10 @@ def keep_freed_memory() -> bool:
 
 
 def use_huge_pages(tensor: Tensor) -> bool:
-    """Ask for pages of 2 MB under a CPU tensor that nobody has written to; True where granted.
+    """Ask for pages of 2 MB for a CPU tensor that was not written yet; True if granted.
 
-    Rows drawn at random from gigabytes touch a page each, and the processor's table of pages holds
-    a few thousand. Linux grants it where transparent_hugepage is "madvise" or "always".
+    Rows drawn at random from gigabytes are on a page each, and the processor's TLB has some
+    thousand entries. Linux grants it if transparent_hugepage is "madvise" or "always".
     """
     advice = getattr(mmap, "MADV_HUGEPAGE", None)
     if advice is None or tensor.device.type != "cpu":
@@ -46,7 +46,7 @@ def use_huge_pages(tensor: Tensor) -> bool:
 
 
 def available_memory() -> float:
-    """Bytes that the system can hand out now; 8 GiB where it does not say."""
+    """Available bytes of memory; 8 GiB if the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Files that are whole whenever they are there, and errors that name the file."""
+"""Atomic writes, the cache folder, and errors that name the file."""
 
 import os
 import secrets
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write `path` such that it holds, at any moment, what it held before or all of `parts`.
+    """Write `path` atomically: at any moment it has its old content or all of `parts`.
 
     Raises:
-        OSError: It could not be written; what it held before is still there.
+        OSError: It could not be written; its old content is still there.
     """
-    # Ranks may write at once, on several hosts too
+    # ranks may write at the same time, also from several hosts
     partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with naming(path):
@@ -21,21 +21,21 @@ def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
                 file.writelines(parts)
             partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)  # room for others
+        partial.unlink(missing_ok=True)  # after a failure it would take space
 
 
 def cache_folder() -> Path | None:
-    """The user's own folder for what can be made again; None where there is no home."""
+    """The user's folder for files that can be made again; None if there is no home."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(root, "facescale") if os.path.isabs(root) else None
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file that is written inside the block: the system says "disk full", but not where.
+    """Add the path to an OSError of the block, since "disk full" comes without one.
 
     Raises:
-        OSError: As the system raised it, with the path in its words.
+        OSError: The error of the block, with the path in its message.
     """
     try:
         yield

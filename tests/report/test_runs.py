@@ -111,7 +111,7 @@ def test_a_matrix_broken_off_goes_on_where_it_stopped(
     assert len(fake.commands) == 2 * 2 * 2 - 5
     assert all(len(cell.runs) == 2 for cell in record.cells.values())
     assert load(tmp_path / "results.json").cells == record.cells
-    with pytest.raises(ValueError, match="was taken with iterations 6, not 9"):
+    with pytest.raises(ValueError, match="was measured with iterations 6, not 9"):
         run_matrix(cases, settings(iterations=9), tmp_path)
 
 
@@ -179,7 +179,9 @@ def test_a_limit_of_memory_may_be_added(trials: Callable[..., Trials], tmp_path:
         fake.commands.clear()
     assert asked == [{str(1 << 30)}, {str(2 << 30)}, set()]
     assert [cell.memory for cell in record.cells.values()] == record.settings["memory"]
-    with pytest.raises(ValueError, match=r"was taken with memory \[1073741824, 2147483648\], not"):
+    with pytest.raises(
+        ValueError, match=r"was measured with memory \[1073741824, 2147483648\], not"
+    ):
         run_matrix(cases, settings(devices=(1,), memory=(2 << 30,), search_precision=1.0), tmp_path)
 
 

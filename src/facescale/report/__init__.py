@@ -1,1 +1,1 @@
-"""How fast and how large: memory predicted, limits searched, the report's tables on any machine."""
+"""The report: throughput and limits of training, measured on any machine, as tables and plots."""

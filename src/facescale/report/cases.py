@@ -1,7 +1,7 @@
 """The matrix of the report as data: which network, how parallel, what batch, on how many devices.
 
-A case is a table of the report; a cell is a case on a number of devices. The figures that the
-report found for each are in `published.py`, under the same names.
+A case is a table of the report; a cell is a case on a number of devices. `published.py` has the
+report's figures under the same names.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 MAX: Literal["max"] = "max"
-"""In place of a batch: the largest that fits."""
+"""In place of a batch: the largest one that fits."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network on a data set, as a preset of that name describes them."""
+    """A network on a data set; the preset of that name describes both."""
 
     title: str
     dataset: str
@@ -29,7 +29,7 @@ MODES = {
     "model_parallel": ("Model parallelism", ()),
     "partial_fc": ("Partial FC, sample rate 0.1", ("--head.sample_rate", "0.1")),
 }
-"""Title, and the options that make it so. Without options a rank holds its part of the centres."""
+"""Title and options of a mode. Without options each rank holds a part of the centres."""
 
 NETWORKS = {
     "emore_r100": Network("face_emore, R100", "emore", 85_742, 64, tuple(MODES)),
@@ -40,7 +40,7 @@ NETWORKS = {
 }
 
 IDENTITIES = "most_identities"
-"""The last table: Partial FC, batch 64, as many identities as fit."""
+"""The last table: Partial FC, batch 64, the most identities that fit."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Case:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Options of the trainer that make the mode."""
+        """Options of the trainer for the mode."""
         return MODES[self.mode][1]
 
 
@@ -83,10 +83,10 @@ MATRIX = (
 
 
 def select(patterns: Sequence[str]) -> list[Case]:
-    """The cases whose name has one of `patterns` as its beginning, or matches it (`*/64`).
+    """The cases whose name begins with one of `patterns` or matches it (`*/64`).
 
     Raises:
-        ValueError: A pattern that no case matches.
+        ValueError: No case matches a pattern.
     """
     chosen: dict[str, Case] = {}
     for pattern in patterns:

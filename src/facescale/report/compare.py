@@ -6,13 +6,13 @@ from facescale.report.tables import Table
 
 
 def comparison_table(first: Record, second: Record) -> Table:
-    """Every cell that either has, with B as a multiple of A."""
+    """All cells of both, with B as a multiple of A."""
     table = Table(
         "A and B",
         ["case", "devices", "batch A", "batch B", "A", "B", "B / A", "GiB A", "GiB B"],
         notes=[
-            "Samples/s; in the search for the most identities, identities. Where the batches "
-            "differ, the ratio is of different work."
+            "Samples/s, or identities in the search for the most identities. If the batches "
+            "differ, the ratio compares different work."
         ],
     )
     for name in {**first.cells, **second.cells}:
@@ -36,7 +36,7 @@ def comparison_table(first: Record, second: Record) -> Table:
 
 
 def figure_of(cell: Cell) -> float | None:
-    """What a cell is about: its rate, or the identities that it found."""
+    """The figure of a cell: its rate, or the most identities."""
     return cell.found if cell.case.endswith(IDENTITIES) else cell.rate
 
 

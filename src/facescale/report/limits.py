@@ -1,4 +1,4 @@
-"""How far it goes: the largest batch and the most identities, each try real steps in a process."""
+"""Search for the largest batch and the most identities; each try is real steps in a process."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from facescale.report.trial import OUT_OF_MEMORY
 
 
 class Undecided(Exception):
-    """A try failed otherwise than for want of memory, so it says nothing about the limit."""
+    """A try failed for another reason than memory, so it says nothing about the limit."""
 
 
 def search_limit(
@@ -19,11 +19,11 @@ def search_limit(
     precision: float,
     save: Callable[[], None],
 ) -> int:
-    """The largest number whose trial fits; tries are kept in `cell`, and not made twice.
+    """The largest number whose trial fits; tries are kept in `cell` and not repeated.
 
     Args:
-        cell: Gets the tries and what was found.
-        attempt: Trains a few steps with a number and says how that ended.
+        cell: Gets the tries and the result.
+        attempt: Trains a few steps with a number and returns the outcome.
         start: First number.
         precision: Relative gap to stop at.
         save: Called after each try.
@@ -50,5 +50,5 @@ def search_limit(
 
 
 def within_limit(run: Run, memory: int | None) -> bool:
-    """Whether what was held is within the limit too: libraries count here, not for the kernel."""
+    """Whether the peak memory is within the limit; the kernel's limit does not count libraries."""
     return memory is None or run.peak_gib is None or run.peak_gib * 2**30 <= memory

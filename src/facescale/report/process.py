@@ -1,4 +1,4 @@
-"""A command in processes of its own: started, waited for, ended if need be, and understood."""
+"""A trial in processes of its own: start, wait, end it if necessary, and read the outcome."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from facescale.training.metrics import read_metrics
 def trial_command(
     preset: str, devices: int, folder: Path, options: Sequence[str], memory: int | None = None
 ) -> list[str]:
-    """The command of a trial, as a user could type it."""
+    """The command of a trial, as a user would type it."""
     limit = [] if memory is None else ["--memory", str(memory)]
     return [
         *("torchrun", "--standalone", f"--nproc_per_node={devices}"),
@@ -27,21 +27,21 @@ def trial_command(
 
 
 def shown(command: Sequence[str], threads: int) -> str:
-    """The same as one line for a shell."""
+    """The command as one line for a shell."""
     return f"OMP_NUM_THREADS={threads} {shlex.join(command)}"
 
 
 def run_trial_process(
     command: Sequence[str], folder: Path, *, threads: int, counted: int, timeout_s: float
 ) -> Run:
-    """Run a trial and say what became of it.
+    """Run a trial and return its outcome.
 
     Args:
         command: Of `trial_command`; torchrun is that of this Python.
-        folder: Where the trial leaves its metrics; what is there is removed.
+        folder: Folder of the trial's metrics; metrics from before are removed.
         threads: Of a rank, on the CPU.
-        counted: How many of the last logged rates count.
-        timeout_s: After which the processes are ended.
+        counted: Number of the last logged rates that count.
+        timeout_s: Seconds after which the processes are ended.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (folder / "metrics.jsonl", *folder.glob("failure-*.json")):
@@ -53,7 +53,7 @@ def run_trial_process(
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            start_new_session=True,  # so that all its ranks can be ended together
+            start_new_session=True,  # so that all ranks can be ended together
         )
         try:
             status = process.wait(timeout_s)
@@ -74,7 +74,7 @@ def run_trial_process(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End torchrun and its ranks, where they still run: gently, so that it ends them, then not."""
+    """End torchrun and its ranks if they run: SIGTERM, so that it ends them, then SIGKILL."""
     if process.poll() is not None:
         return
     os.killpg(process.pid, signal.SIGTERM)
@@ -86,15 +86,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(folder: Path) -> Run:
-    """Why a trial failed: what a rank wrote down, else the signal that ended one."""
+    """Why a trial failed: the note of a rank, else the signal that ended one."""
     notes = [json.loads(path.read_text()) for path in sorted(folder.glob("failure-*.json"))]
     for note in sorted(notes, key=lambda note: note["kind"] != OUT_OF_MEMORY):
         return Run(note["kind"], reason=note["reason"])
     log = (folder / "output.log").read_text(errors="replace")
-    if "std::bad_alloc" in log:  # which ends a process, with threads under way
-        return Run(OUT_OF_MEMORY, reason="a kernel found no room")
+    if "std::bad_alloc" in log:  # thrown in a thread, it ends the process
+        return Run(OUT_OF_MEMORY, reason="std::bad_alloc in a kernel")
     if ended := re.search(r"exitcode\s*:\s*-(\d+)", log):
-        return Run(f"killed by signal {ended[1]}", reason="perhaps the kernel was out of memory")
+        return Run(f"killed by signal {ended[1]}", reason="possibly by the system, out of memory")
     lines = [line for line in log.splitlines() if line.strip()]
     ours = (line for line in lines if line.startswith("facescale"))
     return Run("error", reason=next(ours, lines[-1] if lines else "it printed nothing"))

@@ -1,4 +1,4 @@
-"""What others measured: the tables of the report this project started from, and later figures.
+"""Published figures of others: the tables of the report, and later ones.
 
 DLPerf, "InsightFace Deeplearning Framework Tests Report" (January 2021): OneFlow 0.3.4 and
 MXNet 1.6.0, one node of 8 Tesla V100-SXM2-16GB, samples/s of all devices together.
@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 DEVICES = (1, 4, 8)
-"""Devices of each throughput table, in this order."""
+"""Numbers of devices in each throughput table, in this order."""
 HARDWARE = "8 x V100-16GB"
 OOM: Final = "OOM"
 
@@ -18,13 +18,13 @@ Rate = float | Literal["OOM"]
 
 @dataclass(frozen=True)
 class Published:
-    """One table of the report: samples/s on 1, 4 and 8 devices, and the batch it was taken at."""
+    """One table of the report: samples/s on 1, 4 and 8 devices, and its batch sizes."""
 
     oneflow: tuple[Rate, Rate, Rate]
     mxnet: tuple[Rate, Rate, Rate]
     oneflow_batch: int
     mxnet_batch: int | None
-    """None where MXNet found no batch that fits."""
+    """None if no batch fitted."""
 
 
 _NO_MXNET: tuple[Rate, Rate, Rate] = (OOM, OOM, OOM)
@@ -72,7 +72,7 @@ THROUGHPUT = MappingProxyType({
 
 @dataclass(frozen=True)
 class MostIdentities:
-    """The largest number of class centres that somebody trained."""
+    """A published largest number of class centres."""
 
     system: str
     devices: int

@@ -1,4 +1,4 @@
-"""What a benchmark has found so far: one JSON file, written after every run, read to go on."""
+"""The results of a benchmark: one JSON file, written after every run and read to continue."""
 
 import json
 import os
@@ -24,7 +24,7 @@ DONE = "done"
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a command."""
+    """Result of one run."""
 
     outcome: str
     """`done`, `out of memory`, `killed by signal 9`, `error`, `no end in 3600 s`."""
@@ -33,7 +33,7 @@ class Run:
     peak_gib: float | None = None
     reason: str = ""
     number: int | None = None
-    """What a search tried: a batch or a number of identities."""
+    """The number that a search tried: a batch or a number of identities."""
 
     @property
     def rate(self) -> float:
@@ -43,7 +43,7 @@ class Run:
 
 @dataclass
 class Cell:
-    """A case on so many devices."""
+    """A case on a number of devices."""
 
     case: str
     devices: int
@@ -54,13 +54,13 @@ class Cell:
     """Limit of a rank, bytes."""
     runs: list[Run] = field(default_factory=list)
     tries: list[Run] = field(default_factory=list)
-    """Of a search."""
+    """The tries of a search."""
     found: int | None = None
-    """What the search came to."""
+    """The result of a search."""
 
     @property
     def failure(self) -> str:
-        """Why there is no figure; empty where there is one or nothing was tried yet."""
+        """Why there is no figure; empty if there is one or nothing was tried yet."""
         failed = [run for run in self.runs if run.outcome != DONE]
         if failed:
             return f"{failed[0].outcome}: {failed[0].reason}".rstrip(": ")
@@ -77,29 +77,29 @@ class Cell:
 
     @property
     def peak_gib(self) -> float | None:
-        """The most that rank 0 held in any run."""
+        """The peak memory of rank 0 over all runs."""
         peaks = [run.peak_gib for run in self.runs if run.peak_gib is not None]
         return max(peaks, default=None)
 
 
 @dataclass
 class Record:
-    """All cells, and what a reader must know to judge them."""
+    """All cells, with the settings and the machine that they were measured with."""
 
     settings: dict[str, Any]
     fingerprint: dict[str, Any]
     cells: dict[str, Cell] = field(default_factory=dict)
     systems: dict[str, dict[str, Cell]] = field(default_factory=dict)
-    """Cells of other systems, read from their logs."""
+    """Cells of other systems, from their logs."""
 
     def cell(self, case: str, devices: int, memory: int | None = None) -> Cell:
-        """The cell of that name; a new one where there is none."""
+        """The cell of that name; a new one if there is none."""
         limit = "" if memory is None else f" in {memory / 2**30:g} GiB"
         name = f"{case} on {devices}{limit}"
         return self.cells.setdefault(name, Cell(case, devices, memory=memory))
 
     def save(self, path: Path) -> None:
-        """Write the file whole or not at all."""
+        """Write the file, completely or not at all."""
         text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
         write_whole(path, [text.encode()])
 
@@ -144,7 +144,7 @@ def _checked(values: dict[str, Any]) -> Record:
 
 
 def fingerprint() -> dict[str, Any]:
-    """The machine and the software, as far as speed depends on them."""
+    """Hardware and software that affect speed."""
     cuda = torch.cuda.is_available()
     return {
         "facescale": facescale.__version__,
@@ -170,7 +170,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Of the checkout that the package runs from, where it is one."""
+    """Commit of the checkout that the package is in; None if it is in none."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

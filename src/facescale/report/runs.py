@@ -1,7 +1,7 @@
-"""The matrix, run: each cell in processes of its own, and on from where it was broken off.
+"""Run the matrix, each cell in processes of its own, and continue it after an interruption.
 
-The procedure is DLPerf's: several runs of a cell with a pause between, 150 iterations, the rate of
-a run the mean of its logged rates over the last 100, the figure the median of the runs.
+The procedure is DLPerf's: several runs of a cell with pauses between them, 150 iterations each; the
+rate of a run is the mean of its last 100 logged rates, and the figure is the median of the runs.
 """
 
 import time
@@ -17,10 +17,10 @@ from facescale.report.record import DONE, Cell, Record, Run
 from facescale.report.settings import Settings, settings_of
 
 TRIAL_STEPS = 3
-"""Of a try in a search: in the first there is no momentum yet."""
+"""Steps of a try in a search; the first one has no momentum yet."""
 SYNTHETIC_IMAGES = 1_000_000
 SMALL_LR = "0.001"
-"""Labels are noise, so a learning rate of the preset might end in NaN; speed is the same."""
+"""Labels are random, so the preset's learning rate could lead to NaN; the speed is the same."""
 
 Say = Callable[[str], None]
 
@@ -28,10 +28,10 @@ Say = Callable[[str], None]
 def run_matrix(
     cases: Sequence[Case], settings: Settings, output: Path, say: Say = lambda _: None
 ) -> Record:
-    """Run what is missing of `cases` on each number of devices; `output/results.json` has all.
+    """Run the missing cells of `cases` on each number of devices; saves `output/results.json`.
 
     Raises:
-        ValueError: `output` holds a matrix that was taken with other settings.
+        ValueError: `output` holds a matrix that was measured with other settings.
     """
     output.mkdir(parents=True, exist_ok=True)
     path = output / "results.json"
@@ -45,20 +45,20 @@ def run_matrix(
 
 
 def _open(path: Path, settings: Settings) -> Record:
-    """The record to go on with. Cases, devices and limits of memory may be added, no more."""
+    """The record to continue. Only cases, devices and limits of memory may be added."""
     now = settings_of(settings)
     if not path.exists():
         return Record(now, records.fingerprint())
     record = records.load(path)
     known = record.settings["memory"]
-    if known[:1] == now["memory"][:1]:  # under it the largest batches were searched
+    if known[:1] == now["memory"][:1]:  # the largest batches were searched under the first limit
         now["memory"] = record.settings["memory"] = [*dict.fromkeys([*known, *now["memory"]])]
     for name, value in now.items():
         then = record.settings.get(name)
         if then != value and name != "devices":
             raise ValueError(
-                f"{path} was taken with {name} {then}, not {value}; "
-                "go on with the same settings, or give another --output"
+                f"{path} was measured with {name} {then}, not {value}; "
+                "continue with the same settings, or pass another --output"
             )
     record.settings["devices"] = sorted({*record.settings["devices"], *settings.devices})
     return record
@@ -66,7 +66,7 @@ def _open(path: Path, settings: Settings) -> Record:
 
 @dataclass
 class _Matrix:
-    """What the steps below share."""
+    """The state of a running matrix."""
 
     record: Record
     settings: Settings
@@ -75,7 +75,7 @@ class _Matrix:
     save: Callable[[], None]
 
     def measure(self, case: Case, devices: int) -> None:
-        """One cell, or for searches of identities one for each limit of memory."""
+        """Measure one cell, or in searches of identities one per limit of memory."""
         if case.searches_identities:
             for memory in self.settings.memory or (None,):
                 self._most_identities(case, devices, memory)
@@ -88,7 +88,7 @@ class _Matrix:
         self.save()
 
     def _batch(self, case: Case, cell: Cell) -> int | None:
-        """The batch of a rank: as the case has it, or searched."""
+        """Batch per rank: the case's, or the result of a search."""
         settings = self.settings
         if case.batch != MAX:
             return settings.batch or case.batch
@@ -113,7 +113,7 @@ class _Matrix:
         start: int,
         sizes: Callable[[int], tuple[int, int | None]],
     ) -> int | None:
-        """The largest number that fits; None, and a run that says why, where that stays open."""
+        """The largest number that fits; None, and a failed run with the reason, if undecided."""
         if cell.memory is None and self.settings.device != "cuda":
             cell.runs.append(Run("no limit", reason="on the CPU a search needs --memory"))
             return None
@@ -138,7 +138,7 @@ class _Matrix:
             return None
 
     def _throughput(self, case: Case, cell: Cell, batch: int) -> None:
-        """The runs that are still missing; after a failure no more."""
+        """Run what is missing; stop after a failure."""
         options = self._options(case, batch, self.settings.iterations)
         while not cell.failure and len(cell.runs) < self.settings.runs:
             if cell.runs:
@@ -165,7 +165,7 @@ class _Matrix:
     def _options(
         self, case: Case, batch: int, steps: int, num_classes: int | None = None
     ) -> list[str]:
-        """Options of the trainer for one cell."""
+        """Options of the trainer for a cell."""
         path = self.settings.data.get(NETWORKS[case.network].dataset, "synthetic")
         options = ["--data.path", path if num_classes is None else "synthetic"]
         if options[1] == "synthetic":

@@ -1,6 +1,6 @@
-"""One trial: real steps of the real trainer in a process of its own, under a limit of memory.
+"""One trial: steps of the real trainer under a limit of memory.
 
-Nothing is verified, saved or drawn; what stays is `metrics.jsonl`, or `failure-RANK.json`.
+No verification, checkpoint or plot; the result is `metrics.jsonl` or `failure-RANK.json`.
 """
 
 import json
@@ -23,17 +23,17 @@ from facescale.training.trackers.console import Console
 OUT_OF_MEMORY = "out of memory"
 _SIGNS = (
     *("can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory"),
-    "could not create a primitive",  # oneDNN's word for room that was refused
+    "could not create a primitive",  # oneDNN's message if an allocation fails
 )
 
 
 def run_trial(config: Config, output: Path, memory: int | None = None) -> None:
-    """Take all steps of `config`. Every rank of torchrun calls this.
+    """Train all steps of `config`. Every rank calls this.
 
     Args:
         config: What to train.
         output: Folder for `metrics.jsonl`.
-        memory: Bytes that this rank may ask for, held to by the kernel; CUDA's limit is its card.
+        memory: Limit of this rank in bytes, enforced by the kernel; on CUDA the card is the limit.
     """
     output.mkdir(parents=True, exist_ok=True)
     try:
@@ -47,7 +47,7 @@ def run_trial(config: Config, output: Path, memory: int | None = None) -> None:
 
 
 def limit_memory(count: int) -> None:
-    """Let the kernel refuse memory beyond `count` bytes: the allocation fails, not the machine.
+    """Make allocations beyond `count` bytes fail.
 
     RLIMIT_DATA counts heap and private writable mappings, touched or not. RLIMIT_AS would count
     libraries and reserved address space too, of which a torch process has gigabytes.
@@ -71,7 +71,7 @@ def _train(config: Config, output: Path, device: torch.device) -> None:
 
 
 def _note_failure(output: Path, error: Exception) -> None:
-    """Leave word of why this rank ended, for whoever started it."""
+    """Write why this rank ended, for the process that started it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     note = {
         "kind": OUT_OF_MEMORY if is_out_of_memory(error) else "error",
@@ -83,7 +83,7 @@ def _note_failure(output: Path, error: Exception) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused: by the kernel, to torch, numpy or a library, or by CUDA."""
+    """Whether an allocation failed, in torch, numpy, a library or CUDA."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(sign in str(error).lower() for sign in _SIGNS)

@@ -1,8 +1,7 @@
-"""What can be timed beside what others do, by name: `head/360232/0.1`, `step/r100/8`.
+"""Benchmarks against the methods of other frameworks, by name: `head/360232/0.1`, `step/r100/8`.
 
-A kind of case is a function from sizes to a `Case`; the name of a case is the function's, and then
-its arguments, of which those with a default may be left out. A new kind is a module beside
-`heads.py` and a line in `KINDS`.
+A kind is a function from sizes to a `Case`. A case's name is the function's name and its arguments;
+those with a default may be left out. A new kind is a module and a line in `KINDS`.
 """
 
 import inspect
@@ -24,10 +23,10 @@ KINDS: dict[str, Callable[..., Case]] = {
 
 
 def case_of(name: str) -> Case:
-    """The case that is called `name`.
+    """The case of that name.
 
     Raises:
-        ValueError: No such kind, or not such sizes.
+        ValueError: An unknown kind, or sizes that do not fit it.
     """
     kind, _, rest = name.partition("/")
     if kind not in KINDS:
@@ -52,6 +51,6 @@ def usage(kind: str) -> str:
 
 
 def _sizes(kind: str) -> list[inspect.Parameter]:
-    """The arguments that a name may give."""
+    """The parameters of a kind that are part of its names."""
     parameters = inspect.signature(KINDS[kind]).parameters.values()
     return [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]

@@ -1,6 +1,6 @@
-"""What works as the peers' do, written anew, to be timed beside ours: two heads, and a step.
+"""The methods of other frameworks, reimplemented as baselines: two heads and a training step.
 
-They are honest torch: what costs time in them is their plan of work, not how it is spelt.
+They are written in efficient torch, so that the method is compared and not its code.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ SCALE, MARGIN, LR, MOMENTUM, WEIGHT_DECAY, CLIP_NORM = 64.0, 0.4, 0.1, 0.9, 5e-4
 
 
 def margin_loss(embeddings: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
-    """CosFace over all of `centres` at once, as dense matrices; ()."""
+    """CosFace loss () over all rows of `centres` as one dense matrix."""
     cosine = functional.linear(functional.normalize(embeddings), functional.normalize(centres))
     logits = cosine.clamp(-1.0, 1.0)
     rows = torch.arange(len(labels))
@@ -26,7 +26,7 @@ def margin_loss(embeddings: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
 
 
 class DenseHead:
-    """arcface_torch's plan: sampled rows by indexing, so a dense gradient and a dense SGD step."""
+    """As arcface_torch: sampled rows by indexing, so a dense gradient and a dense SGD step."""
 
     def __init__(self, num_classes: int, dim: int, sample_rate: float) -> None:
         self.weight = nn.Parameter(torch.empty(num_classes, dim).normal_(std=0.01))
@@ -49,7 +49,7 @@ class DenseHead:
 
 
 class SampledHead:
-    """MXNet's Partial FC: rows of weight and momentum out, dense matrices, rows back in."""
+    """As MXNet's Partial FC: gather rows of weight and momentum, dense step, scatter them back."""
 
     def __init__(self, num_classes: int, dim: int, sample_rate: float) -> None:
         self.weight = torch.empty(num_classes, dim).normal_(std=0.01)
@@ -78,7 +78,7 @@ class SampledHead:
 
 
 class OwnHead:
-    """`MarginHead` behind the same two methods."""
+    """`MarginHead` with the same interface."""
 
     def __init__(self, num_classes: int, dim: int, sample_rate: float) -> None:
         self.head = MarginHead(
@@ -98,10 +98,10 @@ class OwnHead:
 
 
 class TorchStep:
-    """arcface_torch's step: a network of torch's own layers, images as (b, 3, h, w) in memory."""
+    """As arcface_torch: a network of torch's own layers, contiguous images (b, 3, h, w)."""
 
     def __init__(self, network: str, head: Callable[[int], DenseHead | SampledHead]) -> None:
-        """`head` makes one for embeddings of a length."""
+        """`head` makes a head for embeddings of a given dimension."""
         backbone = backbones.build(network)
         self.embedding_dim = backbone.embedding_dim
         self.backbone = with_torchs_layers_(backbone).train()
@@ -118,9 +118,9 @@ class TorchStep:
 
 
 def with_torchs_layers_(network: nn.Module) -> nn.Module:
-    """Make each of our layers in `network` the one of torch that it derives from; returns it.
+    """Replace each of our layers in `network` by the torch layer that it derives from; returns it.
 
-    Ours have torch's state and nothing else, so the class is all that differs.
+    Our layers have no state but torch's, so it is enough to change the class.
     """
     for module in network.modules():
         if not list(module.children()):

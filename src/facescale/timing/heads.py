@@ -1,4 +1,4 @@
-"""The head alone: forward, backward and the step of the class centres it drew."""
+"""The head alone: forward, backward and the update of the drawn class centres."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,13 +9,13 @@ import torch
 from facescale.timing.baselines import DenseHead, OwnHead, SampledHead
 from facescale.timing.interleave import Case, Contender, Prepare
 
-BLOCK_ROWS = 1024  # of the product that is probed: a tall block times a narrow batch
+BLOCK_ROWS = 1024  # of the probe's product: a tall block times a narrow batch
 
 
 def head(
     identities: int, rate: float = 1.0, batch: int = 64, dim: int = 512, *, name: str = "head"
 ) -> Case:
-    """`batch` random embeddings against a drawn part of the class centres, float32."""
+    """`batch` random embeddings against a sample of the class centres, float32."""
     rows = int(identities * rate)
 
     def contender(title: str, kind: Callable[..., Any], copies: float) -> Contender:
@@ -33,7 +33,7 @@ def head(
         samples=batch,
         # three products with the drawn rows: logits, and both gradients
         flop=3 * 2.0 * rows * dim * batch,
-        # float32 rows move at least so often: weight read twice, momentum once, both written
+        # minimum for float32 rows: weight read twice, momentum once, both written once
         traffic=5 * 4.0 * rows * dim,
         probe=(BLOCK_ROWS, dim, batch),
     )

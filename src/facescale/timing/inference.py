@@ -1,4 +1,4 @@
-"""Embedding aligned faces with a trained network, beside plain torch and onnxruntime."""
+"""Inference with a trained network, compared with plain torch and onnxruntime."""
 
 import tempfile
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from facescale.timing.baselines import with_torchs_layers_
 from facescale.timing.interleave import Case, Contender, Prepare
 from facescale.timing.steps import PROCESS, flop, pixels
 
-IMAGE = 24 << 20  # bytes that an image's activations need at most, kept memory included
-TURN = 16  # images at least that a contender embeds in its turn
+IMAGE = 24 << 20  # upper bound of the bytes for the activations of an image
+TURN = 16  # minimum number of images per turn of a contender
 
 
 def inference(network: str, batch: int = 16, *, name: str = "inference") -> Case:
-    """Pixels to embeddings, float32; onnxruntime gets its pixels normalised already."""
+    """Pixels to embeddings, float32; onnxruntime gets normalised pixels."""
     calls = -(-TURN // batch)
     with torch.device("meta"):
         weights = sum(p.nbytes for p in backbones.build(network).parameters())
@@ -71,7 +71,7 @@ def _onnxruntime(network: str, batch: int, calls: int) -> Prepare:
 
 
 def _turns(call: Callable[[], object], calls: int) -> Prepare:
-    """Before each turn an untimed one: others' idle threads spin for a while, caches are cold."""
+    """An untimed turn before each: threads of the contender before still spin, caches are cold."""
 
     def turn() -> object:
         return [call() for _ in range(calls)][-1]
@@ -84,11 +84,11 @@ def _turns(call: Callable[[], object], calls: int) -> Prepare:
 
 
 def trained(network: str) -> Backbone:
-    """A network in eval mode whose running statistics suit its weights: nothing overflows."""
+    """A network in eval mode with running statistics that fit its weights, so nothing overflows."""
     backbone = backbones.build(network, generator=torch.Generator().manual_seed(0))
     norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
     for norm in norms:
-        norm.momentum = 1.0  # the next batch's statistics become the running ones
+        norm.momentum = 1.0  # the running statistics become those of the next batch
     with torch.no_grad():
         backbone.train()(pixels(4))
     return backbone.eval()

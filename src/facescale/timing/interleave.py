@@ -1,9 +1,9 @@
-"""Contenders that do the same work, timed side by side in one interleaved run.
+"""Interleaved timing of contenders that do the same work.
 
-Every contender is a process of its own, because the allocator's settings hold for a whole process.
-They step in turn, A B C A B C, so that a drift of the machine meets all alike, and ratios are
-taken round by round. In each round the first contender's process also probes the machine: the rate
-of a matrix product and of a copy, from which a case's floor follows.
+Each contender is a process of its own, because the allocator's settings apply to a whole process.
+They step in turn, A B C A B C, so that a drift of the machine affects all of them, and ratios are
+taken round by round. In each round the first contender's process also measures the machine's rate
+of a matrix product and of a copy, which give the floor of a case.
 """
 
 import multiprocessing
@@ -20,66 +20,66 @@ import torch
 from facescale.allocator import available_memory, keep_freed_memory
 
 Prepare = Callable[[], Callable[[], object]]
-"""Lays out the input of a step, which is not timed, and returns the step, which is."""
+"""Prepares the input of a step (not timed) and returns the step (timed)."""
 
 Shape = tuple[int, int, int]
-"""Of a product (m, k) @ (k, n)."""
+"""(m, k, n) of a product (m, k) @ (k, n)."""
 
 SQUARE: Shape = (2048, 2048, 2048)
-"""The product at which a machine comes nearest to its limit."""
+"""A product large enough to reach the machine's peak rate."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Who does the work: `build` is called once, in a process of its own; both are pickled."""
+    """One implementation of the work; it is pickled, and `build` is called once in its process."""
 
     name: str
     build: Callable[[], Prepare]
     memory: float
-    """Bytes that it holds, roughly: decides whether all fit beside each other."""
+    """Approximate bytes, to decide whether all contenders fit into memory together."""
     keeps_memory: bool = False
-    """Whether its process keeps freed memory ("tuned"), which glibc by itself does not."""
+    """Whether its process keeps freed memory ("tuned"); glibc by default does not."""
 
     def tuned(self, name: str | None = None) -> "Contender":
-        """The same with freed memory kept, under a name of its own if given."""
+        """The same contender with freed memory kept, under another name if given."""
         return replace(self, name=name or self.name, keeps_memory=True)
 
     def both(self) -> "tuple[Contender, Contender]":
-        """As it comes, and tuned."""
+        """With glibc's defaults, and tuned."""
         return self, self.tuned(f"{self.name} tuned")
 
 
 @dataclass(frozen=True)
 class Case:
-    """Some work of a stated size, and who does it; the first contender is ours."""
+    """Work of a given size and its contenders; the first one is ours."""
 
     name: str
-    """As it was asked for: `head/360232/0.1`."""
+    """As on the command line: `head/360232/0.1`."""
     title: str
     contenders: tuple[Contender, ...]
     samples: int
     """Images or embeddings of a step."""
     flop: float = 0.0
-    """Of a step, at least."""
+    """Minimum floating-point operations of a step."""
     traffic: float = 0.0
-    """Bytes that a step reads and writes at least, beside the products'; 0: they do not count."""
+    """Minimum bytes that a step reads and writes outside of products; 0 if negligible."""
     probe: Shape = SQUARE
-    """The product that says what the machine can do."""
+    """The product that measures the machine's rate."""
 
 
 @dataclass
 class Times:
-    """What a case came to; seconds of each contender's steps, round by round."""
+    """Result of a case: the seconds of each contender's steps, by round."""
 
     case: Case
     interleaved: bool
     steps: dict[str, list[float]]
     gemm: list[float] = field(default_factory=list)
-    """FLOP a second of the probe."""
+    """FLOP/s of the probe."""
     copy: list[float] = field(default_factory=list)
-    """Bytes a second, read and written."""
+    """Bytes/s, read plus written."""
     lost: dict[str, str] = field(default_factory=dict)
-    """Others whose process ended before it had answered, for want of memory mostly; and how."""
+    """Contenders whose process ended, mostly for lack of memory, and its message."""
 
     @property
     def ours(self) -> str:
@@ -88,7 +88,7 @@ class Times:
 
     @property
     def floor(self) -> float:
-        """Seconds that a step needs at least on this machine, in this run; 0 where not known."""
+        """Minimum seconds of a step at the rates measured in this run; 0 if not known."""
         gemm, copy = statistics.median(self.gemm), statistics.median(self.copy)
         return self.case.flop / gemm + self.case.traffic / copy
 
@@ -97,17 +97,17 @@ class Times:
         return statistics.median(self.steps[contender])
 
     def ratio(self, contender: str) -> float:
-        """How many times ours goes into another's step: median of the ratios round by round."""
+        """Time of a contender as a multiple of ours: median of the ratios of all rounds."""
         pairs = zip(self.steps[contender], self.steps[self.ours], strict=True)
         return statistics.median(theirs / ours for theirs, ours in pairs)
 
     def share(self, contender: str) -> float:
-        """The rate of a contender's products as a share of the probe's, round by round."""
+        """Rate of a contender's products as a share of the probe's: median of all rounds."""
         pairs = zip(self.steps[contender], self.gemm, strict=True)
         return statistics.median(self.case.flop / seconds / rate for seconds, rate in pairs)
 
     def record(self) -> dict[str, Any]:
-        """Every raw figure, for JSON."""
+        """All raw figures, for JSON."""
         return {
             "case": self.case.name,
             "title": self.case.title,
@@ -127,12 +127,12 @@ class Times:
 def interleave(case: Case, rounds: int = 7, memory: float | None = None) -> Times:
     """Step all contenders in turn, `rounds` times after a warm-up.
 
-    Where they do not fit into `memory` bytes beside each other (default: four fifths of what is
-    free), each is started anew in every round, warmed up, timed and stopped. Another's process
-    that ends before it has answered takes no further part.
+    If they do not fit into `memory` bytes together (default: 80 % of the available memory), each is
+    started, warmed up, timed and stopped in every round. A contender whose process ends takes no
+    further part.
 
     Raises:
-        ChildProcessError: Ours did.
+        ChildProcessError: The process of our contender ended.
     """
     available = 0.8 * available_memory() if memory is None else memory
     together = sum(contender.memory for contender in case.contenders) <= available
@@ -158,12 +158,12 @@ def interleave(case: Case, rounds: int = 7, memory: float | None = None) -> Time
 def _take_turn(
     times: Times, contender: Contender, workers: "dict[str, _Worker]", *, counts: bool
 ) -> None:
-    """A step of a living worker, or of one that lives for it; ours also probes the machine."""
+    """Time a step of a running worker, or of a temporary one; ours also runs the probe."""
     worker = workers.get(contender.name) or _Worker(contender)
     if not times.interleaved:
         worker.ask("step")
     seconds = worker.ask("step")
-    if counts:  # the first round of living workers is their warm-up
+    if counts:  # the first round of running workers is their warm-up
         times.steps[contender.name].append(seconds)
         if contender.name == times.ours:
             gemm, copy = worker.ask(times.case.probe)
@@ -174,7 +174,7 @@ def _take_turn(
 
 
 class _Worker:
-    """A contender in a process of its own, which answers what it is asked."""
+    """A contender in a process of its own, which answers requests."""
 
     def __init__(self, contender: Contender) -> None:
         context = multiprocessing.get_context("spawn")
@@ -185,7 +185,7 @@ class _Worker:
         far_end.close()
 
     def ask(self, question: str | Shape) -> Any:
-        """To "step" the seconds of a step, to a shape the rates of that product and of a copy."""
+        """For "step" the seconds of a step, for a shape the rates of that product and of a copy."""
         try:
             self._pipe.send(question)
             return self._pipe.recv()
@@ -194,18 +194,18 @@ class _Worker:
             code = self._process.exitcode
             raise ChildProcessError(
                 f"{self._name} ended with status {code}; its error is above, or it ran out of "
-                "memory: take a smaller batch or fewer identities"
+                "memory: use a smaller batch or fewer identities"
             ) from error
 
     def close(self) -> None:
         """End the process."""
-        with suppress(ConnectionError):  # it died of something that is raised already
+        with suppress(ConnectionError):  # it has ended; its error is being raised
             self._pipe.send("stop")
         self._process.join()
 
 
 def _serve(pipe: Connection, contender: Contender) -> None:
-    """A worker's life: build, then answer until told to stop."""
+    """Main function of a worker: build, then answer requests until "stop"."""
     if contender.keeps_memory:
         keep_freed_memory()
     prepare = contender.build()

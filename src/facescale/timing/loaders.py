@@ -1,4 +1,4 @@
-"""From RecordIO to normalised batches: read, decode, mirror half, collate, normalise."""
+"""From RecordIO to normalised batches: read, decode, random flip, collate, normalise."""
 
 import io
 import itertools
@@ -22,17 +22,17 @@ from facescale.data.recordio import write_recordio
 from facescale.data.transforms import Augment
 from facescale.timing.interleave import Case, Contender, Prepare
 
-BATCHES = 32  # of a step: what is begun ahead and thrown away at its end is a small part
+BATCHES = 32  # per step, so that the prefetched batches discarded at its end are a small part
 PREFETCH = 2
 SCALE = 127.5  # arcface_torch's
 SYNTHETIC_IMAGES = 2048
-PROCESS = 600 << 20  # bytes of a process that has imported everything, with its batches
+PROCESS = 600 << 20  # bytes of a process with all imports and its batches
 
 
 def loader(threads: int = 1, batch: int = 64, folder: str = "", *, name: str = "loader") -> Case:
-    """Batches on as many cores as `threads`; without a RecordIO `folder`, of made-up photographs.
+    """Batches on `threads` cores, from a RecordIO `folder` or of generated photographs.
 
-    A step is 32 batches by a loader that begins with nothing decoded.
+    A step is 32 batches of a loader that starts with nothing decoded.
     """
 
     def contender(title: str, build: Callable[[Dataset, int, int], Prepare]) -> Contender:
@@ -41,7 +41,7 @@ def loader(threads: int = 1, batch: int = 64, folder: str = "", *, name: str = "
     return Case(
         name=name,
         title=f"loader, {threads} threads on as many cores, batch {batch}, "
-        + (folder or "made-up photographs"),
+        + (folder or "generated photographs"),
         contenders=(
             contender("facescale", _own),
             contender("dataloader", partial(_dataloader, decoder=decode_by_pillow)),
@@ -54,10 +54,10 @@ def loader(threads: int = 1, batch: int = 64, folder: str = "", *, name: str = "
 def _build(
     build: Callable[[Dataset, int, int], Prepare], folder: str, threads: int, batch: int
 ) -> Prepare:
-    """`build` on so many cores, all else that the process does included."""
+    """`build` in a process that is restricted to `threads` cores."""
     if hasattr(os, "sched_setaffinity"):  # Linux
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    torch.set_num_threads(1)  # the cores are the decoders': of two more threads one would wait
+    torch.set_num_threads(1)  # more would compete with the decoders for the cores
     return build(open_dataset(folder) if folder else photographs(), threads, batch)
 
 
@@ -83,7 +83,7 @@ def _own(dataset: Dataset, threads: int, batch: int) -> Prepare:
 def _dataloader(
     dataset: Dataset, threads: int, batch: int, decoder: Callable[[bytes], Pixels]
 ) -> Prepare:
-    """DataLoader, of torch; a single core has no use for worker processes."""
+    """Torch's DataLoader; on a single core without worker processes."""
     faces = TorchFaces(dataset, decoder)
     batches: data.DataLoader[tuple[Tensor, int]] = data.DataLoader(
         faces,
@@ -102,7 +102,7 @@ def _dataloader(
 
 
 class TorchFaces(data.Dataset[tuple[Tensor, int]]):
-    """arcface_torch's plan: image by image to PIL, mirrored there, to float planes, normalised."""
+    """As arcface_torch: each image to PIL, flipped there, to float planes, normalised."""
 
     def __init__(self, dataset: Dataset, decoder: Callable[[bytes], Pixels]) -> None:
         self.dataset = dataset
@@ -129,7 +129,7 @@ def decode_by_pillow(encoded: bytes) -> Pixels:
 
 
 def photographs(num_images: int = SYNTHETIC_IMAGES) -> Dataset:
-    """A RecordIO set of JPEGs as large as those of aligned faces; its files are gone again."""
+    """A RecordIO set of JPEGs as large as aligned faces; its files are already deleted."""
     random = np.random.default_rng(0)
 
     def photograph() -> bytes:

@@ -1,4 +1,4 @@
-"""The backbone's forward and backward pass, and the whole training step."""
+"""Forward and backward pass of the backbone, and the whole training step."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -35,12 +35,12 @@ from facescale.timing.interleave import Case, Contender, Prepare
 from facescale.training.state import build
 from facescale.training.step import train_step
 
-PROCESS = 400 << 20  # bytes of a process that has imported everything
-HOLES = 1.4  # how far the heap grows beyond the tensors that are alive
+PROCESS = 400 << 20  # bytes of a process with all imports
+HOLES = 1.4  # size of the heap as a multiple of the live tensors
 
 
 def backbone(network: str, batch: int = 64, *, name: str = "backbone") -> Case:
-    """Images to embeddings, and a random gradient back to the weights; nothing is updated."""
+    """Forward from images to embeddings, backward from a random gradient; no update."""
     config = _config(network, batch, identities=2, rate=1.0)
     memory = _memory(backbone_cost(config, batch))
     return Case(
@@ -63,7 +63,7 @@ def step(
     *,
     name: str = "step",
 ) -> Case:
-    """A whole training step: backbone, head, clip, and every update."""
+    """A whole training step: backbone, head, gradient clipping and all updates."""
     config = _config(network, batch, identities, rate)
     cost = backbone_cost(config, batch)
     dim, rows = cost.embedding_dim, int(identities * rate)
@@ -90,7 +90,7 @@ def step(
 
 
 def _config(network: str, batch: int, identities: int, rate: float) -> Config:
-    """What the baselines do, as our trainer is told to do it."""
+    """The configuration of our trainer that does the same as the baselines."""
     return Config(
         data=DataConfig(path="synthetic", num_classes=identities, num_images=1_000_000),
         backbone=BackboneConfig(name=network),
@@ -101,12 +101,12 @@ def _config(network: str, batch: int, identities: int, rate: float) -> Config:
 
 
 def _memory(cost: BackboneCost) -> float:
-    """Bytes of a process that trains a backbone, roughly."""
+    """Approximate bytes of a process that trains a backbone."""
     return PROCESS + HOLES * (cost.weights + cost.optimiser + cost.gradients + cost.peak)
 
 
 def flop(network: str) -> float:
-    """FLOP that an image costs forward and backward: backward has two products for each one."""
+    """FLOP per image, forward and backward; backward has two products for each one forward."""
     with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         backbones.build(network)(torch.empty(2, *IMAGE_SHAPE))
     return float(3 * counter.get_total_flops() / 2)
@@ -161,14 +161,14 @@ def _torch_step(
 
 
 def pixels(batch: int) -> Tensor:
-    """Noise as the loader gives it: uint8 (batch, 3, 112, 112), channels last."""
+    """Random pixels in the loader's format: uint8 (batch, 3, 112, 112), channels last."""
     random = torch.Generator().manual_seed(1)
     pixels = torch.randint(256, (batch, *IMAGE_SHAPE), dtype=torch.uint8, generator=random)
     return pixels.to(memory_format=torch.channels_last)
 
 
 def _labels(batch: int, identities: int) -> Iterator[Tensor]:
-    """Labels (batch,), others each time."""
+    """Random labels (batch,), new ones each time."""
     random = torch.Generator().manual_seed(1)
     while True:
         yield torch.randint(identities, (batch,), generator=random)
