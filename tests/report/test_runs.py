@@ -179,9 +179,7 @@ def test_a_limit_of_memory_may_be_added(trials: Callable[..., Trials], tmp_path:
         fake.commands.clear()
     assert asked == [{str(1 << 30)}, {str(2 << 30)}, set()]
     assert [cell.memory for cell in record.cells.values()] == record.settings["memory"]
-    with pytest.raises(
-        ValueError, match=r"with memory \[1073741824, 2147483648\], not"
-    ):
+    with pytest.raises(ValueError, match=r"with memory \[1073741824, 2147483648\], not"):
         run_matrix(cases, settings(devices=(1,), memory=(2 << 30,), search_precision=1.0), tmp_path)
 
 

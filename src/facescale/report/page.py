@@ -71,10 +71,11 @@ def procedure(settings: dict[str, Any]) -> list[str]:
         f"{counted(settings['threads'], 'thread')}.",
         "Data: "
         + "; ".join(
-            f"{name} {'from ' + data[name] if name in data else 'synthetic, noise with labels'}"
+            f"{name} {'from ' + data[name] if name in data else 'synthetic'}"
             for name in sorted({network.dataset for network in NETWORKS.values()})
         )
-        + ". The numbers of identities are those of the real data sets.",
+        + ". Synthetic images and labels are random. The numbers of identities are those "
+        "of the real data sets.",
     ]
     reduced = [
         f"{counted(settings[name], word)} in place of {usual}"
