@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Plain ssh: one training over hosts that share a file system, with this folder in the same place.
+# ssh: one training on hosts that share a file system, with this folder under the same path.
 #   HOSTS="alpha beta" RANKS=8 cluster/ssh.sh emore_r100 --data.path /data/faces_emore
-# RANKS a host: its GPUs, or with --device cpu what you like. OUTPUT: the folder of the run.
-# Ctrl-C or SIGTERM reaches all ranks, and they save first; the same command goes on.
+# RANKS per host: its GPUs, or any number with --device cpu. OUTPUT: the folder of the run.
+# Ctrl-C or SIGTERM reaches all ranks, which save first; the same command continues the run.
 # TORCHRUN, WAIT_S, RESTARTS, SAVE_S and PORT are those of host.sh.
 set -euo pipefail
 read -ra hosts <<<"${HOSTS:?name the hosts: HOSTS=\"alpha beta\"}"
@@ -10,11 +10,11 @@ ranks=${RANKS:?say how many ranks a host has: RANKS=8}
 output=${OUTPUT:-runs/ssh}
 id=facescale-$HOSTNAME-$$
 here=$(cd "$(dirname "$0")" && pwd)
-# Silent for as long as torchrun waits, a host is not given up.
+# ssh must not drop a silent host before torchrun does.
 patience=(-o ServerAliveInterval=10 -o ServerAliveCountMax=$((${WAIT_S:-600} / 10 + 1)))
 
 # shellcheck disable=SC2317  # the trap calls it
-stop() {  # the id stands in torchrun's own command alone; [r] keeps pkill from finding its shell
+stop() {  # only torchrun's own command has the id; [r] keeps pkill from matching its own shell
   for host in "${hosts[@]}"; do
     ssh -o ConnectTimeout=10 "$host" "pkill -TERM -f '[r]dzv-id=$id'" || true
   done
@@ -30,7 +30,7 @@ for number in "${!hosts[@]}"; do
     [ -z "${!name:-}" ] || settings+=("$name=${!name}")
   done
   command=(env "${settings[@]}" "$here/host.sh" --output "$output" "$@")
-  # shellcheck disable=SC2029  # this host's words are meant
+  # shellcheck disable=SC2029  # expanded on this host, as intended
   ssh "${patience[@]}" "${hosts[number]}" \
     "cd $(printf %q "$PWD") && exec $(printf '%q ' "${command[@]}")" &
   pids+=($!)

@@ -1,1 +1,1 @@
-"""How good embeddings are: verification of pairs, and pictures of a run."""
+"""Evaluation of embeddings: verification of pairs, and plots of a run."""
