@@ -55,7 +55,7 @@ class Rule:
     """Options behind those of the document, which override them."""
     slow: bool = False
     not_run: str = ""
-    """Why it is only parsed (facescale) or asked for its help (others)."""
+    """Why it is only parsed (facescale), a dry run (make), or asked for its help (python)."""
 
 
 RULES = [
@@ -73,8 +73,13 @@ RULES = [
     Rule("facescale bench page"),
     Rule("torchrun --nproc_per_node=8", (*SMALL, "--head.sample_rate", "0.5")),
     Rule("make", not_run="it installs, or runs all tests; a dry run shows that the target exists"),
+    Rule(
+        "python cluster/growth.py",
+        ("--ranks", "8", "--backbone", "y1", "--classes", "1000", "--batch", "2"),
+        slow=True,
+    ),
+    Rule("python cluster/scaling.py", not_run="minutes on a quiet machine; its help is asked for"),
 ]
-DRY = {"make": ["make", "-n", "-C", str(ROOT)]}
 
 
 def fenced(text: str) -> list[str]:
@@ -90,16 +95,24 @@ def fenced(text: str) -> list[str]:
 _BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:facescale|torchrun|make|python3?|pip|cluster/\S+)\b")
 
 
+def scripts(text: str) -> list[str]:
+    """The commands that run a script, in a sentence."""
+    return re.findall(r"`(python cluster/[^`]+)`", text)
+
+
 def inline(text: str) -> list[str]:
-    """The commands of facescale with arguments that stand in a sentence."""
+    """The commands of facescale with arguments, in a sentence."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     spans = (" ".join(span.split()) for span in re.findall(r"`(facescale [^`]+)`", text))
     return [span for span in spans if re.match(r"\w+ \w+ [\w./]", span) and "..." not in span]
 
 
 FENCED = {
-    command: path.name for path in DOCUMENTS for command in dict.fromkeys(fenced(path.read_text()))
+    command: path.name
+    for path in DOCUMENTS
+    for command in (*fenced(path.read_text()), *scripts(path.read_text()))
 }
+"""Each command, and the last document that has it."""
 INLINE = sorted({command for path in DOCUMENTS for command in inline(path.read_text())})
 
 
@@ -181,16 +194,21 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
     return read
 
 
-def commands(*, slow: bool) -> list[object]:
+def commands() -> list[object]:
     rules = {command: rule_of(command) for command in FENCED}
     return [
-        pytest.param(command, rule, id=f"{FENCED[command]}: {command[:60]}")
+        pytest.param(
+            command,
+            rule,
+            id=f"{FENCED[command]}: {command[:60]}",
+            marks=[pytest.mark.slow] if rule.slow else [],
+        )
         for command, rule in rules.items()
-        if rule is not None and rule.slow == slow
+        if rule is not None
     ]
 
 
-@pytest.mark.parametrize(("command", "rule"), commands(slow=False))
+@pytest.mark.parametrize(("command", "rule"), commands())
 def test_a_command_of_the_documents_runs(
     command: str, rule: Rule, here: Path, parse: Parse
 ) -> None:
@@ -202,8 +220,11 @@ def test_a_command_of_the_documents_runs(
     elif words[0] == "torchrun":
         words = [word.replace("=8", "=2") for word in words[1:]]
         run([sys.executable, "-m", "torch.distributed.run", *words, *rule.more])
+    elif words[0] == "make":
+        run(["make", "-n", "-C", str(ROOT), *words[1:]])
     else:
-        run([*DRY[words[0]], *words[1:]])
+        script = [sys.executable, str(ROOT / words[1])]
+        run([*script, "--help"] if rule.not_run else [*script, *words[2:], *rule.more])
 
 
 def run(words: list[str]) -> None:
@@ -228,9 +249,9 @@ def test_the_options_of_the_readmes_table_exist(here: Path, parse: Parse) -> Non
 
 
 def test_files_that_the_documents_name_exist() -> None:
+    whole = re.compile(r"`([\w./]+/[\w.]+\.(?:py|cpp|h|sh|yaml|md|png))`")
+    within = re.compile(r"\b(?:tests|cluster)/[\w/]+\.\w+")
     for path in DOCUMENTS:
-        for name in re.findall(
-            r"`([\w./]+/[\w.]+\.(?:py|cpp|h|sh|yaml|md|png))`", path.read_text()
-        ):
+        for name in (*whole.findall(path.read_text()), *within.findall(path.read_text())):
             places = (ROOT / name, ROOT / "src" / "facescale" / name, ROOT / "docs" / name)
             assert any(place.exists() for place in places), f"{path.name}: {name}"
