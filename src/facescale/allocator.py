@@ -4,8 +4,10 @@ import ctypes
 import mmap
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # torch is not needed to start
+    from torch import Tensor
 
 # mallopt's parameters, from glibc's malloc.h
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
@@ -28,7 +30,7 @@ def keep_freed_memory() -> bool:
     return all(mallopt(parameter, value) == 1 for parameter, value in settings)
 
 
-def use_huge_pages(tensor: Tensor) -> bool:
+def use_huge_pages(tensor: "Tensor") -> bool:
     """Ask for pages of 2 MB for a CPU tensor that was not written yet; True if granted.
 
     Rows drawn at random from gigabytes are on a page each, and the processor's TLB has some

@@ -9,6 +9,18 @@ from typing import Any, Literal
 
 import yaml
 
+from facescale.intervals import (
+    BelowOne,
+    Chance,
+    Count,
+    Finite,
+    NotNegative,
+    Positive,
+    Rate,
+    Section,
+    Whole,
+)
+
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -18,65 +30,61 @@ def _require(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class AugmentConfig(Section, prefix="data.augment."):
     """What happens to a training image on the device; the field's standard is the flip alone."""
 
-    flip: float = 0.5
+    flip: Chance = 0.5
     """Chance of a mirror image."""
-    shift: int = 0
+    shift: Whole = 0
     """Pixels, each way on both axes."""
-    scale: float = 0.0
+    scale: BelowOne = 0.0
     """0.1 enlarges or shrinks by up to a tenth."""
-    rotate: float = 0.0
+    rotate: NotNegative = 0.0
     """Degrees, each way."""
-    brightness: float = 0.0
+    brightness: NotNegative = 0.0
     """0.2 multiplies pixels by 0.8 to 1.2."""
-    contrast: float = 0.0
+    contrast: NotNegative = 0.0
     """0.2 multiplies the distance from the mean by 0.8 to 1.2."""
-    saturation: float = 0.0
+    saturation: NotNegative = 0.0
     """0.2 multiplies the distance from grey by 0.8 to 1.2."""
-    grey: float = 0.0
+    grey: Chance = 0.0
     """Chance that all colour goes."""
-    blur: float = 0.0
+    blur: NotNegative = 0.0
     """Largest standard deviation of a Gaussian, pixels."""
-    erase: int = 0
+    erase: Whole = 0
     """Largest side of a square that becomes mid-grey, pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Section, prefix="data."):
     """Where the training images come from."""
 
     path: str | None = None
     """RecordIO folder (train.rec), folder of one folder a person, "synthetic" or "att"."""
-    num_classes: int | None = None
+    num_classes: Count | None = None
     """Identities. Needed for synthetic data; of other data it is checked when given."""
-    num_images: int | None = None
+    num_images: Count | None = None
     """Images, likewise."""
-    threads: int = 2
+    threads: Count = 2
     """Threads of a rank that decode."""
-    prefetch: int = 4
+    prefetch: Count = 4
     """Batches decoded ahead."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
-    def __post_init__(self) -> None:
-        _require(self.threads >= 1, f"data.threads must be at least 1, got {self.threads}")
-        _require(self.prefetch >= 1, f"data.prefetch must be at least 1, got {self.prefetch}")
-
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
+class BackboneConfig(Section, prefix="backbone."):
     """The network from pixels to embedding."""
 
     name: str = "r50"
     """r18, r34, r50, r100, r200, y1, y2, mbf, mbf_large, or r18_half for laptops."""
-    embedding_dim: int | None = None
+    embedding_dim: Count | None = None
     """Size of the embedding; the network's own (512, y1 128, y2 256) when not given."""
     neck: Literal["E", "FC", "GDC"] | None = None
     """What turns the last map into the embedding; the network's own when not given."""
     family: Literal["mxnet", "arcface_torch"] | None = None
     """Whose constants: BatchNorm eps, pixel scale, start values."""
-    dropout: float | None = None
+    dropout: BelowOne | None = None
     """Dropout of neck E; 0.4 when not given."""
     image_size: int = 112
     """112; at 56 or 28 images are averaged down first: a quarter or a sixteenth of the work."""
@@ -85,50 +93,55 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarginConfig:
+class MarginConfig(Section, prefix="head.margin."):
     """cos(m1 * theta + m2) - m3: ArcFace is m2 = 0.5, CosFace m3 = 0.4."""
 
-    m1: float = 1.0
-    m2: float = 0.5
-    m3: float = 0.0
+    m1: Finite = 1.0
+    """Factor on the angle."""
+    m2: Finite = 0.5
+    """Added to the angle, radians."""
+    m3: Finite = 0.0
+    """Subtracted from the cosine."""
     gradient: Literal["exact", "straight-through"] = "exact"
-    warmup: int = 0
+    """exact: of the function; straight-through: as if the margin were a constant."""
+    warmup: Whole = 0
     """Steps over which the margin grows from none to all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
+class HeadConfig(Section, prefix="head."):
     """How the class centres are placed and trained."""
 
     margin: MarginConfig = field(default_factory=MarginConfig)
-    scale: float = 64.0
+    scale: Positive = 64.0
     """Logits are scale * cosine."""
-    shards: int | None = None
+    shards: Count | None = None
     """Parts of the class centres: 1 is data parallel, one a rank (not given) model parallel."""
-    sample_rate: float = 1.0
+    sample_rate: Rate = 1.0
     """Fraction of each shard in a step's softmax, in (0, 1]; below 1 is Partial FC."""
-    lr_factor: float = 1.0
+    lr_factor: NotNegative = 1.0
     """Learning rate of the centres as a multiple of the backbone's."""
     rows: Literal["float32", "bfloat16", "int8"] = "float32"
     """How centres are stored: bfloat16 takes half of the memory, int8 a quarter."""
-    momentum: float | None = None
+    momentum: BelowOne | None = None
     """Of the centres; optim.momentum when not given. At 0 none is stored: half of the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
+class ScheduleConfig(Section, prefix="optim.schedule."):
     """The learning rate as a function of the step."""
 
     kind: Literal["step", "linear", "cosine"] = "linear"
     """By boundaries, or down to 0 along a line (arcface_torch) or a half cosine."""
-    boundaries: list[int] = field(default_factory=list)
+    boundaries: list[Count] = field(default_factory=list)
     """Steps at which a step schedule changes."""
-    scales: list[float] = field(default_factory=list)
+    scales: list[NotNegative] = field(default_factory=list)
     """Factor on the learning rate after each boundary."""
-    warmup: int = 0
+    warmup: Whole = 0
     """Steps over which the rate climbs linearly from 0."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(
             len(self.boundaries) == len(self.scales),
             f"optim.schedule has {len(self.boundaries)} boundaries but {len(self.scales)} scales; "
@@ -141,42 +154,40 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(Section, prefix="optim."):
     """How the backbone learns; lr, momentum and weight decay hold for the centres' SGD too."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.1
+    lr: Positive = 0.1
     """Peak learning rate, absolute: it is not scaled by the batch."""
-    momentum: float = 0.9
+    momentum: BelowOne = 0.9
     """Of SGD; AdamW has its own (0.9, 0.999)."""
-    weight_decay: float = 5e-4
-    head_weight_decay: float | None = None
+    weight_decay: NotNegative = 5e-4
+    """Factor on the squared weights, of the centres too unless head_weight_decay is given."""
+    head_weight_decay: NotNegative | None = None
     """Of the class centres; weight_decay when not given."""
     decay: Literal["all", "weights"] = "all"
     """Which backbone parameters decay: all (the report, arcface_torch), or no BN, PReLU, bias."""
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
     """Largest norm of the backbone's gradient; arcface_torch has 5."""
     fused: bool = False
     """One kernel of torch for all parameters' updates; equal but for rounding."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
-    def __post_init__(self) -> None:
-        _require(self.lr > 0, f"optim.lr must be greater than 0, got {self.lr}")
-        _require(0 <= self.momentum < 1, f"optim.momentum must be in [0, 1), got {self.momentum}")
-
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Section, prefix="train."):
     """How much is trained, in what portions, with what arithmetic."""
 
-    batch_size: int = 128
+    batch_size: Count = 128
     """Samples of one rank in a step."""
-    global_batch_size: int | None = None
+    global_batch_size: Count | None = None
     """Samples of all ranks together; when given, it replaces batch_size x ranks."""
-    micro_batch: int | None = None
+    micro_batch: Count | None = None
     """Samples in the backbone at a time: memory for time; BatchNorm sees these."""
-    epochs: float = 20.0
-    steps: int | None = None
+    epochs: Positive = 20.0
+    """Rounds through the images."""
+    steps: Count | None = None
     """Steps in all; when given, it replaces epochs."""
     precision: Literal["float32", "tf32", "float64", "bf16", "fp16"] = "float32"
     """Of the backbone's trunk; neck and head stay in float32. float64 is all of it, for proofs.
@@ -192,15 +203,9 @@ class TrainConfig:
     compile: bool = False
     """Let torch.compile make kernels of the backbone; costs minutes at the start."""
 
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "global_batch_size", "micro_batch", "steps"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"train.{name} must be at least 1, got {value}")
-        _require(self.epochs > 0, f"train.epochs must be greater than 0, got {self.epochs}")
-
 
 @dataclass(frozen=True, kw_only=True)
-class StartConfig:
+class StartConfig(Section, prefix="start."):
     """What a new run takes over from an earlier one: its people may be others."""
 
     checkpoint: str | None = None
@@ -211,6 +216,7 @@ class StartConfig:
     """In its place two files of names, a line a class: of the checkpoint, of the data."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(
             len(self.names) in (0, 2),
             f"start.names takes two files, the old names and the new ones, got {self.names}",
@@ -222,32 +228,29 @@ class StartConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(Section, prefix="evaluation."):
     """Verification while training and at its end."""
 
     sets: list[str] = field(default_factory=list)
     """Verification sets (.bin files), or "att"."""
-    every: int | None = None
+    every: Count | None = None
     """Steps between verifications; only at the end when not given."""
-    batch_size: int = 64
+    batch_size: Count = 64
+    """Images of a rank in the backbone at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
+class CheckpointConfig(Section, prefix="checkpoint."):
     """When to save all that a run needs to go on."""
 
-    every: int = 2000
+    every: Count = 2000
     """Steps between checkpoints."""
-    keep: int = 3
+    keep: Count = 3
     """How many of the last ones stay."""
-
-    def __post_init__(self) -> None:
-        _require(self.every >= 1, f"checkpoint.every must be at least 1, got {self.every}")
-        _require(self.keep >= 1, f"checkpoint.keep must be at least 1, got {self.keep}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Section):
     """One run."""
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -259,31 +262,17 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    timeout_s: float = 600.0
+    """auto is CUDA where there is one."""
+    timeout_s: Positive = 600.0
     """Seconds that a rank waits for the others before it takes them for lost."""
-    seed: int = 0
-    log_every: int = 10
+    seed: Whole = 0
+    """Of all random numbers."""
+    log_every: Count = 10
     """Steps between log lines."""
-
-    def __post_init__(self) -> None:
-        _require(self.seed >= 0, f"seed must be 0 or more, got {self.seed}")
-        _require(self.log_every >= 1, f"log_every must be at least 1, got {self.log_every}")
+    trackers: list[str] = field(default_factory=lambda: ["console", "jsonl"])
+    """Where figures go: console, jsonl, tensorboard, wandb, or one that you registered."""
 
     def to_yaml(self) -> str:
         """All fields as YAML; what `facescale train FILE` reads back."""
         values: dict[str, Any] = asdict(self)
         return yaml.safe_dump(values, sort_keys=False)
-
-
-def preset_path(name: str) -> Path:
-    """The YAML of a preset or of an earlier run.
-
-    Raises:
-        FileNotFoundError: `name` is neither a preset nor a file.
-    """
-    known = PRESETS / f"{name}.yaml"
-    path = known if known.is_file() else Path(name)
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-        raise FileNotFoundError(f"{name} is neither a preset ({names}) nor a YAML file")
-    return path

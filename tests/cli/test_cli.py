@@ -51,7 +51,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "synthetic", *TINY, "--head.shards", "3"], "head.shards is 3, but must divide"),
         (["train", "synthetic", *TINY, "--head.sample_rate", "2"], "sample_rate must be in (0, 1]"),
         (["verify", "model.safetensors", "--pairs", "att"], "model.safetensors is not a file"),
-        (["fly"], "invalid choice: 'fly'"),
+        (["fly"], "unknown command 'fly'; there are train, verify"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

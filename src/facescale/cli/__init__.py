@@ -1,73 +1,108 @@
-"""The command line. A file a command: its options, and what it does with them."""
+"""The command line. A file a command: its options, and what it does with them.
+
+A command's module is imported when the command is called, and torch when it is needed, after the
+options are read: `facescale --help` and mistakes answer at once.
+"""
 
 import argparse
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn
-
-from jsonargparse import ArgumentParser
+from importlib import import_module
+from typing import Any, NoReturn
 
 from facescale.allocator import keep_freed_memory
-from facescale.cli import bench, export, plan, presets, train, unpack, verify
+from facescale.cli.mistakes import one_line, shows_tracebacks, tell_torchrun
+from facescale.cli.parser import Parser, choose
 
 COMMANDS = {
-    "train": train,
-    "verify": verify,
-    "export": export,
-    "unpack": unpack,
-    "plan": plan,
-    "bench": bench,
-    "presets": presets,
+    "train": "train a backbone and its class centres",
+    "verify": "verify a trained backbone on pairs",
+    "export": "write a trained backbone as an ONNX graph",
+    "unpack": "write a checkpoint as plain safetensors files",
+    "plan": "predict the memory of a run, the largest batch and the most identities",
+    "presets": "list the presets",
+    "bench report": "run the tables of the report on this machine and write them up",
+    "bench case": "one trial of the report: steps and their rates, nothing saved",
+    "bench kernels": "time head, step, loader or inference beside the peers' plans of work",
 }
-
-MISTAKES = (ValueError, OSError, ArithmeticError, ImportError, MemoryError)
-"""Errors that speak of what the user gave, when our own code raised them."""
+"""What there is, and what it does; `bench case` is in the module `bench_case`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command. A mistake of the user is one line on stderr and exit status 2."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    keep_freed_memory()
+    """Run one command. A mistake of the user is one line on stderr and exit status 2.
+
+    An error that is no mistake of the user shows its traceback and ends with exit status 1.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a path may have bytes that are no text
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
     try:
-        parser = _parser()
-        chosen = parser.parse_args(given)
-        if layered := getattr(COMMANDS[chosen.subcommand], "layered", None):
-            chosen = parser.parse_args(layered(chosen[chosen.subcommand], given))
-        COMMANDS[chosen.subcommand].run(parser.instantiate(chosen)[chosen.subcommand])
-    except (argparse.ArgumentError, *MISTAKES) as error:
-        if not isinstance(error, argparse.ArgumentError) and not _is_ours(error):
-            raise
-        _refuse(" ".join(str(error).split()))
+        module, chosen = _read(list(sys.argv[1:] if arguments is None else arguments))
+        keep_freed_memory()
+        module.run(chosen)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        _refuse("interrupted")
+        _end("interrupted", 2)
+    except BrokenPipeError:  # whoever read the output has left, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        line = one_line(error)
+        if line is None or shows_tracebacks():
+            traceback.print_exc()
+        if line is not None:
+            _end(line, 2)
+        named = traceback.format_exception_only(error)[-1].strip()
+        _end(f"{named}: this is a fault of facescale; please report it with the lines above", 1)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="facescale",
-        description="Train face recognition over millions of identities.",
-        exit_on_error=False,
-        allow_abbrev=False,
+def _read(words: list[str]) -> tuple[Any, argparse.Namespace]:
+    """The module of the command that `words` call, and its options."""
+    name = ""
+    while name not in COMMANDS:
+        below = _below(name)
+        if not words or words[0] in ("-h", "--help"):
+            sys.stdout.write(_overview(name, below))
+            sys.exit(0 if words else 2)
+        name = f"{name} {choose(words.pop(0), list(below), 'command')}".lstrip()
+    module: Any = import_module(f"{__name__}.{name.replace(' ', '_')}")
+    about = f"{_sentence(COMMANDS[name])}\n{getattr(module, 'ABOUT', '')}".rstrip()
+    parser = Parser(f"facescale {name}", module.USAGE, about)
+    module.add_options(parser)
+    return module, parser.parse(words)
+
+
+def _below(name: str) -> dict[str, str]:
+    """The commands whose first words are `name`: next word and what it does."""
+    prefix = f"{name} ".lstrip()
+    below: dict[str, str] = {}
+    for command, meaning in COMMANDS.items():
+        if command.startswith(prefix):
+            word, _, rest = command.removeprefix(prefix).partition(" ")
+            kept = f"{below[word]}, {rest}" if word in below else f"measure: {rest}"
+            below[word] = kept if rest else meaning
+    return below
+
+
+def _overview(name: str, below: dict[str, str]) -> str:
+    command = f"facescale {name}".rstrip()
+    lines = "".join(f"  {word:<10}{meaning}\n" for word, meaning in below.items())
+    about = "" if name else "Train face recognition over millions of identities.\n\n"
+    return (
+        f"usage: {command} COMMAND [options]\n\n{about}commands:\n{lines}\n"
+        f"`{command} COMMAND --help` shows the options of a command.\n"
     )
-    commands = parser.add_subcommands()
-    for name, command in COMMANDS.items():
-        options = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-        commands.add_subcommand(name, options, help=command.HELP)
-        command.add_options(options)
-    return parser
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised the error itself: then its text is written for the user."""
-    last = traceback.extract_tb(error.__traceback__)[-1].filename
-    return Path(last).is_relative_to(Path(__file__).parents[1])
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def _refuse(message: str) -> NoReturn:
+def _end(message: str, status: int) -> NoReturn:
     rank = os.environ.get("RANK", "0")
-    who = "facescale" if rank == "0" else f"facescale (rank {rank})"
-    sys.stderr.write(f"{who}: {message}\n")  # at once: ranks that share a terminal mix their pieces
-    sys.exit(2)
+    line = f"facescale{'' if rank == '0' else f' (rank {rank})'}: {message}\n"
+    tell_torchrun(line)
+    sys.stderr.write(line)  # at once: ranks that share a terminal mix their pieces
+    sys.exit(status)

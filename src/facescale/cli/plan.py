@@ -1,92 +1,110 @@
 """`facescale plan`: what a run will need of memory, and how far it could grow."""
 
-from dataclasses import replace
+import argparse
+from typing import TYPE_CHECKING, Any
 
-import torch
-from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.table import Table
+from facescale.cli.options import add_config_options, read_config
+from facescale.cli.parser import Parser
+from facescale.cli.terminal import say, show, show_json, table
 
-from facescale.cli.configured import add_config_options, preset_first, read_config
-from facescale.distributed import device_type
-from facescale.plan.plan import Plan, Planner
-from facescale.plan.units import parse_bytes, show_bytes
-from facescale.report.published import MOST_IDENTITIES
-from facescale.training.metrics import peak_memory
+if TYPE_CHECKING:
+    from facescale.plan.plan import Plan, Planner
 
-HELP = "predict the memory of a run, the largest batch and the most identities"
+USAGE = "facescale plan PRESET [--devices N] [--memory SIZE] [options]"
+ABOUT = """
+  PRESET                  a name of `facescale presets`, or a YAML file
+  --devices N             GPUs, or ranks on the CPU
+  --memory SIZE           of each device, such as 16GiB: does it fit, what would?
+  --sample-rate X         fraction of the classes in each step (Partial FC)
+  --precision P           float32, bf16, fp16, ...
+  --data.num_classes N    identities
+  --train.batch_size N    images of a device in a step"""
 
 
-def add_options(parser: ArgumentParser) -> None:
+def add_options(parser: Parser) -> None:
     """What the command understands: the devices, and every field of `Config`."""
-    parser.add_argument("--devices", type=int, default=1, help="devices, or ranks on the CPU")
-    parser.add_argument("--memory", type=str, help="of each device, such as 16GiB")
-    parser.add_argument("--sample-rate", type=float, help="same as --head.sample_rate")
-    parser.add_argument("--precision", type=str, help="same as --train.precision")
+    add = parser.add_argument
+    add("--devices", type=int, default=1, metavar="N", help="devices, or ranks on the CPU [1]")
+    add("--memory", metavar="SIZE", help="of each device, such as 16GiB")
+    add("--sample-rate", metavar="X", dest="head.sample_rate", default=argparse.SUPPRESS,
+        help="same as --head.sample_rate")  # fmt: skip
+    add("--precision", metavar="NAME", dest="train.precision", default=argparse.SUPPRESS,
+        help="same as --train.precision")  # fmt: skip
+    add("--json", action="store_true", help="for programs")
     add_config_options(parser)
 
 
-def layered(chosen: Namespace, given: list[str]) -> list[str]:
-    """The preset's YAML first, so that options override it."""
-    return preset_first(["plan"], chosen.preset, given[1:])
-
-
-def run(chosen: Namespace) -> None:
+def run(chosen: argparse.Namespace) -> None:
     """Show the parts, whether they fit, and what would still fit."""
-    process = peak_memory(torch.device("cpu"))  # as a rank starts: all imported, nothing done
-    config = read_config(chosen)
-    if chosen.sample_rate is not None:
-        config = replace(config, head=replace(config.head, sample_rate=chosen.sample_rate))
-    if chosen.precision is not None:
-        config = replace(config, train=replace(config.train, precision=chosen.precision))
+    config = read_config(chosen, keep_sizes=True)
     if config.data.num_classes is None:
         raise ValueError("the plan needs the number of identities: pass --data.num_classes")
+    import torch
+
+    from facescale.distributed import device_type
+    from facescale.plan.plan import Planner
+    from facescale.plan.units import parse_bytes
+    from facescale.training.metrics import peak_memory
+
+    process = peak_memory(torch.device("cpu"))  # as a rank starts: all imported, nothing done
     memory = None if chosen.memory is None else parse_bytes(chosen.memory)
     planner = Planner(config, chosen.devices, device_type(config.device), process)
     plan = planner.plan(planner.batch, config.data.num_classes, memory)
-    terminal = Console(highlight=False)
-    _show_setting(terminal, planner, plan)
-    terminal.print(_parts_table(plan))
+    limits = {} if memory is None else _limits(planner, plan, memory)
+    if chosen.json:
+        show_json({"parts": plan.parts, "total": plan.total, "batch": plan.batch, **limits})
+        return
+    _show_setting(planner, plan)
+    _show_parts(plan)
     if memory is not None:
-        _show_limits(terminal, planner, plan, memory)
-    terminal.print(_published_table())
+        _show_limits(limits, memory)
+    _show_published()
 
 
-def _show_setting(terminal: Console, planner: Planner, plan: Plan) -> None:
+def _limits(planner: "Planner", plan: "Plan", memory: int) -> dict[str, Any]:
+    """Whether it fits into so many bytes, and how far it could grow."""
+    return {
+        "fits": plan.fits,
+        "largest_batch": planner.largest_batch(plan.num_classes, memory),
+        "most_identities": planner.most_identities(plan.batch, memory),
+    }
+
+
+def _show_setting(planner: "Planner", plan: "Plan") -> None:
     config = planner.config
-    terminal.print(
+    say(
         f"[bold]{config.backbone.name}[/], {plan.num_classes:,} identities, sample rate "
         f"{config.head.sample_rate:g}, {config.train.precision}, batch {plan.batch} on each of "
         f"{planner.devices} {planner.device_type} device(s), {planner.shards} shard(s)"
     )
 
 
-def _parts_table(plan: Plan) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="bold")
-    table.add_column("on each device", no_wrap=True)
-    table.add_column("memory", justify="right", no_wrap=True)
+def _show_parts(plan: "Plan") -> None:
+    from facescale.plan.units import show_bytes
+
+    shown = table("on each device", "memory")
     for name, size in plan.parts.items():
-        table.add_row(name, show_bytes(size))
-    table.add_row("[bold]all[/]", f"[bold]{show_bytes(plan.total)}[/]")
-    return table
+        shown.add_row(name, show_bytes(size))
+    shown.add_row("[bold]all[/]", f"[bold]{show_bytes(plan.total)}[/]")
+    show(shown)
 
 
-def _show_limits(terminal: Console, planner: Planner, plan: Plan, memory: int) -> None:
-    verdict = "[green]fits[/]" if plan.fits else "[red]does not fit[/]"
-    terminal.print(f"{verdict} in {show_bytes(memory)}")
-    batch = planner.largest_batch(plan.num_classes, memory)
-    identities = planner.most_identities(plan.batch, memory)
-    terminal.print(f"largest batch of a device   [bold]{batch:,}[/] at this number of identities")
-    terminal.print(f"most identities in all      [bold]{identities:,}[/] at this batch")
+def _show_limits(limits: dict[str, Any], memory: int) -> None:
+    from facescale.plan.units import show_bytes
+
+    verdict = "[green]fits[/]" if limits["fits"] else "[red]does not fit[/]"
+    batch, identities = limits["largest_batch"], limits["most_identities"]
+    say(f"{verdict} in {show_bytes(memory)}")
+    say(f"largest batch of a device   [bold]{batch:,}[/] at this number of identities")
+    say(f"most identities in all      [bold]{identities:,}[/] at this batch")
 
 
-def _published_table() -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="bold", title_justify="left")
-    table.title = "Published, on other hardware: most identities"
-    for name, justify in (("system", "left"), ("cards", "left"), ("identities", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("setting")
+def _show_published() -> None:
+    from facescale.report.published import MOST_IDENTITIES
+
+    say("\nPublished, on other hardware: most identities")
+    shown = table("system", "cards", "setting", "identities", left=3)
     for entry in MOST_IDENTITIES:
         cards = f"{entry.devices} x V100-{entry.card_gib}GB"
-        table.add_row(entry.system, cards, f"{entry.identities:,}", entry.setting)
-    return table
+        shown.add_row(entry.system, cards, entry.setting, f"{entry.identities:,}")
+    show(shown)

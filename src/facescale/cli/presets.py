@@ -1,22 +1,34 @@
 """`facescale presets`: what can be trained by name."""
 
-from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.table import Table
+import argparse
+from pathlib import Path
 
-from facescale.config import PRESETS
+from facescale.cli.layers import presets
+from facescale.cli.parser import Parser
 
-HELP = "list the presets"
-
-
-def add_options(_: ArgumentParser) -> None:
-    """Nothing to choose."""
+USAGE = "facescale presets [--json]"
 
 
-def run(_: Namespace) -> None:
+def add_options(parser: Parser) -> None:
+    """What the command understands."""
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(chosen: argparse.Namespace) -> None:
     """Name and first comment line of each preset."""
-    table = Table.grid(padding=(0, 3))
-    for path in sorted(PRESETS.glob("*.yaml")):
-        first_line = path.read_text().splitlines()[0]
-        table.add_row(f"[bold]{path.stem}[/]", first_line.lstrip("# "))
-    Console(highlight=False).print(table)
+    lines = {
+        name: path.read_text().splitlines()[0].lstrip("# ") for name, path in presets().items()
+    }
+    from facescale.cli.terminal import escape, show, show_json, table
+
+    if chosen.json:
+        show_json([{"name": name, "description": line} for name, line in lines.items()])
+        return
+    shown = table("preset", "", left=2)
+    for name, line in lines.items():
+        shown.add_row(f"[bold]{name}[/]", escape(line))
+    show(shown)
+
+
+def _description(path: Path) -> str:
+    return path.read_text().splitlines()[0].lstrip("# ")

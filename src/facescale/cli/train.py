@@ -1,35 +1,47 @@
 """`facescale train`: a preset, options over it, a run folder, a last screen."""
 
+import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.table import Table
+from facescale.cli.options import add_config_options, read_config
+from facescale.cli.parser import Parser
+from facescale.cli.tables import show_verifications
+from facescale.cli.terminal import escape, say, show, table
 
-from facescale.cli.configured import add_config_options, preset_first, read_config
-from facescale.cli.tables import verification_table
-from facescale.distributed import agree, processes, world_group
-from facescale.training import Summary, train
+if TYPE_CHECKING:
+    from facescale.training import Summary
 
-HELP = "train a backbone and its class centres"
+USAGE = "facescale train PRESET [options]"
+ABOUT = """
+  PRESET                  a name of `facescale presets`, or a YAML file
+  --data.path FOLDER      with train.rec, or with a folder of images a person
+  --backbone.name NAME    r18, r50, r100, mbf, ...
+  --head.sample_rate X    fraction of the classes in each step (Partial FC)
+  --train.batch_size N    images of a rank in a step
+  --train.steps N         length of the run; or --train.epochs X
+  --train.precision P     float32, bf16, fp16, ...
+  --evaluation.sets S S   lfw, cfp_fp, ... beside the data, or .bin files
+  --output FOLDER         of the run; runs/PRESET when not given
+  --resume                go on from the last checkpoint of --output
+
+With several GPUs: torchrun --nproc_per_node=8 -m facescale train PRESET ..."""
 
 
-def add_options(parser: ArgumentParser) -> None:
+def add_options(parser: Parser) -> None:
     """What the command understands: every field of `Config`, by its dotted name."""
-    parser.add_argument("--output", type=str, help="folder of the run; runs/PRESET when not given")
+    parser.add_argument("--output", metavar="FOLDER", help="of the run; runs/PRESET when not given")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     add_config_options(parser)
 
 
-def layered(chosen: Namespace, given: list[str]) -> list[str]:
-    """The preset's YAML first, so that options override it."""
-    return preset_first(["train"], chosen.preset, given[1:])
-
-
-def run(chosen: Namespace) -> None:
+def run(chosen: argparse.Namespace) -> None:
     """Train, and show what came of it."""
     config = read_config(chosen)
+    from facescale.distributed import agree, processes, world_group
+    from facescale.training import train
+
     with processes(config.device, config.timeout_s):
         output = Path(agree(str(_output_folder(chosen))))
         summary = train(config, output, resume=chosen.resume)
@@ -39,7 +51,7 @@ def run(chosen: Namespace) -> None:
             _show_summary(summary)
 
 
-def _output_folder(chosen: Namespace) -> Path:
+def _output_folder(chosen: argparse.Namespace) -> Path:
     """The folder of the run. A folder that holds a run is never written to unless it resumes."""
     preset = Path(chosen.preset)
     of_a_run = preset.name == "config.yaml" and (preset.parent / "metrics.jsonl").exists()
@@ -64,35 +76,33 @@ def _holds_a_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists()
 
 
-def _show_summary(summary: Summary) -> None:
+_FILES = {
+    "model.safetensors": "the backbone",
+    "training.png": "loss, accuracy and learning rate",
+    "roc.png": "ROC curve",
+    "metrics.jsonl": "every figure, a line each",
+    "config.yaml": "all options of the run",
+    "checkpoints/": "to go on from",
+}
+
+
+def _show_summary(summary: "Summary") -> None:
     """The last screen: what was reached, where it lies, what to try next."""
-    terminal = Console(highlight=False)
-    terminal.rule("[bold]done")
     minutes, seconds = divmod(round(summary.seconds), 60)
-    terminal.print(
-        f"{summary.images:,} images in {minutes} min {seconds} s, {summary.steps:,} steps, "
-        f"last loss {summary.loss:.3f}; {summary.wait_s / summary.seconds:.1%} of the time waited "
-        "for images"
+    say(
+        f"[bold]done[/]: {summary.images:,} images in {minutes} min {seconds} s, "
+        f"{summary.steps:,} steps, last loss {summary.loss:.3f}; "
+        f"{summary.wait_s / summary.seconds:.1%} of the time waited for images"
     )
     if summary.verifications:
-        terminal.print(verification_table(summary.verifications))
-    files = Table.grid(padding=(0, 2))
-    for name, meaning in (
-        ("model.safetensors", "the backbone"),
-        ("training.png", "loss, accuracy and learning rate"),
-        ("roc.png", "ROC curve"),
-        ("metrics.jsonl", "every figure, a line each"),
-        ("config.yaml", "the whole run described"),
-        ("checkpoints/", "to go on from"),
-    ):
+        show_verifications(summary.verifications)
+    files = table("file", "", left=2)
+    for name, meaning in _FILES.items():
         if (summary.output / name).exists():
-            files.add_row(f"[bold]{summary.output / name}[/]", meaning)
-    terminal.print(files)
-    terminal.print("\nNext:")
-    run = summary.output
-    for command in (
-        f"facescale verify {run} --pairs PAIRS.bin",
-        f"facescale train {run}/config.yaml --head.sample_rate 0.1",
-        "facescale train emore_r100 --data.path FOLDER_WITH_TRAIN_REC",
-    ):
-        terminal.print(f"  {command}", soft_wrap=True)
+            files.add_row(f"[bold]{escape(str(summary.output / name))}[/]", meaning)
+    show(files)
+    run = escape(str(summary.output))
+    say("\nNext:")
+    say(f"  facescale verify {run} --pairs PAIRS.bin")
+    say(f"  facescale train {run}/config.yaml --head.sample_rate 0.1")
+    say("  facescale train emore_r100 --data.path FOLDER_WITH_TRAIN_REC")

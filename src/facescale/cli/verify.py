@@ -1,37 +1,51 @@
 """`facescale verify`: a trained backbone on sets of pairs."""
 
-from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
+import argparse
+from typing import TYPE_CHECKING
 
-from facescale.acceleration.folding import inference_copy
 from facescale.cli.models import add_model_options, open_model
-from facescale.cli.tables import verification_table
-from facescale.distributed import processes, world_group
-from facescale.evaluation.embedding import verify_pairs
-from facescale.evaluation.plots import plot_roc
-from facescale.training.state import open_pairs
+from facescale.cli.parser import Parser
+from facescale.cli.tables import show_verifications
+from facescale.cli.terminal import escape, file_to_write, say, show_json
 
-HELP = "verify a trained backbone on pairs"
+if TYPE_CHECKING:
+    from facescale.data.pairs import PairSet
+    from facescale.evaluation.verification import Verification
+
+USAGE = "facescale verify MODEL --pairs SET [SET ...] [options]"
+FOLDS = 10
+"""As the published figures have them."""
 
 
-def add_options(parser: ArgumentParser) -> None:
+def add_options(parser: Parser) -> None:
     """What the command understands."""
     add_model_options(parser)
-    parser.add_argument("--pairs", nargs="+", required=True, help=".bin files, or att")
-    parser.add_argument("--plot", type=str, help="draw the ROC curves to this PNG")
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add = parser.add_argument
+    add("--pairs", nargs="+", required=True, metavar="SET", help=".bin files, or att")
+    add("--folds", type=int, metavar="N", help=f"of the accuracy [{FOLDS}, fewer for small sets]")
+    add("--plot", metavar="FILE", help="draw the ROC curves to this PNG")
+    add("--batch_size", type=int, default=64, metavar="N", help="images at a time [64]")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="[auto]")
+    add("--json", action="store_true", help="for programs: figures, rates as fractions")
 
 
-def run(chosen: Namespace) -> None:
+def run(chosen: argparse.Namespace) -> None:
     """Verify on every set, the images shared by all ranks."""
+    if chosen.batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, got {chosen.batch_size}")
+    plot = None if chosen.plot is None else file_to_write(chosen.plot)
+    backbone = open_model(chosen)
+    from facescale.acceleration.folding import inference_copy
+    from facescale.distributed import processes, world_group
+    from facescale.evaluation.embedding import verify_pairs
+    from facescale.training.sets import open_sets
+
     with processes(chosen.device) as device:
-        backbone = inference_copy(open_model(chosen).to(device))
-        world = world_group()
-        answers = {}
-        for source in chosen.pairs:
-            pairs = open_pairs(source)
-            answers[pairs.name] = verify_pairs(
+        backbone, world = inference_copy(backbone.to(device)), world_group()
+        sets = open_sets(chosen.pairs)
+        folds = {pairs.name: chosen.folds or _fitting_folds(pairs) for pairs in sets}
+        answers = {
+            pairs.name: verify_pairs(
                 backbone,
                 pairs,
                 chosen.batch_size,
@@ -39,8 +53,43 @@ def run(chosen: Namespace) -> None:
                 world.rank,
                 world.size,
                 world.gather_rows,
+                folds[pairs.name],
             )
-        if world.rank == 0:
-            Console(highlight=False).print(verification_table(answers))
-            if chosen.plot is not None:
-                plot_roc(chosen.plot, answers)
+            for pairs in sets
+        }
+        if world.rank != 0:
+            return
+        if plot is not None:
+            from facescale.evaluation.plots import plot_roc
+
+            plot_roc(plot, answers)
+        if chosen.json:
+            show_json({name: _figures(name, answers[name], folds[name]) for name in answers})
+            return
+        show_verifications(answers)
+        for name, number in folds.items():
+            if number != FOLDS:
+                say(f"{escape(name)}: accuracy over {number} folds; published ones have {FOLDS}")
+
+
+def _figures(name: str, answer: "Verification", folds: int) -> dict[str, float]:
+    metrics = answer.metrics(name).items()
+    return {key.removeprefix(f"{name}/"): value for key, value in metrics} | {"folds": folds}
+
+
+def _fitting_folds(pairs: "PairSet") -> int:
+    """The usual number of folds, or the most below it that have pairs of both kinds each.
+
+    Raises:
+        ValueError: Not even two folds have that.
+    """
+    from facescale.evaluation.verification import check_pairs
+
+    for folds in range(min(FOLDS, len(pairs.same)), 1, -1):
+        try:
+            check_pairs(pairs.same, folds)
+        except ValueError:
+            continue
+        return folds
+    check_pairs(pairs.same, 2)
+    raise AssertionError("unreachable")

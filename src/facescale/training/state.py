@@ -1,7 +1,6 @@
 """The parts of a run, put together from its config."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -9,10 +8,9 @@ from torch import nn
 from facescale import backbones
 from facescale.checkpoint.statistics import synchronise_norms_
 from facescale.config import BackboneConfig, Config, TrainConfig
-from facescale.data.att import att_pairs
 from facescale.data.dataset import Dataset, open_dataset
 from facescale.data.loader import Loader
-from facescale.data.pairs import PairSet, load_pairs
+from facescale.data.pairs import PairSet
 from facescale.data.transforms import Augment
 from facescale.distributed import Group, replicate, world_group
 from facescale.head import Margin, MarginHead
@@ -20,6 +18,7 @@ from facescale.models.weights import load_weights_
 from facescale.random import derive_seed, generator
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
+from facescale.training.sets import open_sets
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -129,7 +128,7 @@ def build(config: Config, device: torch.device) -> TrainState:
         device=device,
         world=world,
         dataset=dataset,
-        pairs=[open_pairs(source) for source in config.evaluation.sets],
+        pairs=open_sets(config.evaluation.sets, config.data.path),
         augment=Augment(**asdict(config.data.augment)),
         backbone=backbone,
         model=replicate(MicroBatches(backbone, config.train.micro_batch), world),
@@ -151,11 +150,6 @@ def _open_training_set(config: Config) -> Dataset:
             "one folder a person"
         )
     return open_dataset(data.path, num_classes=data.num_classes, num_images=data.num_images)
-
-
-def open_pairs(source: str) -> PairSet:
-    """A verification set: a .bin file, or "att" for the people whom the AT&T training set lacks."""
-    return att_pairs() if source == "att" else load_pairs(Path(source))
 
 
 def trunk_autocast(device_type: str, precision: str) -> torch.autocast:

@@ -1,0 +1,108 @@
+"""`facescale bench report`: the report's tables on this machine, written up."""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facescale.cli.parser import Parser
+from facescale.cli.terminal import escape, say
+
+if TYPE_CHECKING:
+    from facescale.report.settings import Settings
+
+USAGE = "facescale bench report [options]"
+
+
+def add_options(parser: Parser) -> None:
+    """What the command understands."""
+    add = parser.add_argument
+    add("--output", type=str, default="runs/report", help="folder of results.json and the pages")
+    add("--devices", type=str, default="1,4,8", help="numbers of devices, with commas between")
+    add("--cases", type=str, help="emore_r100/partial_fc,*/64 or none; all when not given")
+    add("--runs", type=int, default=5, help="runs of a case; the figure is their median")
+    add("--iterations", type=int, default=150, help="of a run; the last two thirds count")
+    add("--pause_s", type=float, default=20.0, help="between runs")
+    add("--batch", type=int, help="samples of a device in place of the report's 64 and 256")
+    add("--emore", type=str, help="folder of face_emore; synthetic data when not given")
+    add("--glint360k", type=str, help="folder of glint360k; synthetic data when not given")
+    add("--memory", type=str, help="limits of a rank for the searches on the CPU: 4GiB,8GiB")
+    add("--precision", type=str, help="of the search for the most identities")
+    add("--search_precision", type=float, default=0.04, help="relative gap at which it stops")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add("--threads", type=int, help="of a rank on the CPU; cores / most devices when not given")
+    add("--timeout_s", type=float, default=3600.0, help="after which a run is ended")
+    add("--logs", nargs="+", help="logs of other systems: emore_r100/partial_fc/64@8=FOLDER/*.log")
+    add("--compare", nargs=2, help="two results.json to lay side by side; nothing is run")
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Run what is missing and write the pages anew, or compare two reports."""
+    if chosen.compare is not None:
+        _compare(chosen)
+    else:
+        _run_report(chosen)
+
+
+def _run_report(chosen: argparse.Namespace) -> None:
+    settings = _settings(chosen)
+    from facescale.report.cases import select
+    from facescale.report.old_logs import read_cells
+    from facescale.report.page import write_report
+    from facescale.report.runs import run_matrix
+
+    # Else SIGTERM would end this process alone, and the trial that it waits for would run on.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    output = Path(chosen.output)
+    names = [] if chosen.cases == "none" else (chosen.cases or "*").split(",")
+    record = run_matrix(select(names), settings, output, say)
+    for entry in chosen.logs or ():
+        for system, cells in read_cells(entry).items():
+            record.systems.setdefault(system, {}).update(cells)
+    record.save(output / "results.json")
+    for path in write_report(record, output):
+        say(f"[bold]{escape(str(path))}[/]")
+
+
+def _settings(chosen: argparse.Namespace) -> "Settings":
+    devices = tuple(_whole_numbers("--devices", chosen.devices))
+    from facescale.distributed import device_type
+    from facescale.plan.units import parse_bytes
+    from facescale.report.cases import NETWORKS
+    from facescale.report.settings import Settings
+
+    data = {network.dataset: getattr(chosen, network.dataset) for network in NETWORKS.values()}
+    return Settings(
+        devices=devices,
+        runs=chosen.runs,
+        iterations=chosen.iterations,
+        pause_s=chosen.pause_s,
+        batch=chosen.batch,
+        data={name: path for name, path in data.items() if path is not None},
+        memory=tuple(parse_bytes(part) for part in (chosen.memory or "").split(",") if part),
+        device=device_type(chosen.device),
+        threads=chosen.threads or max(1, (os.cpu_count() or 1) // max(devices)),
+        precision=chosen.precision,
+        search_precision=chosen.search_precision,
+        timeout_s=chosen.timeout_s,
+    )
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}; write numbers with commas: 1,4,8") from None
+
+
+def _compare(chosen: argparse.Namespace) -> None:
+    """Two benchmarks side by side, as pages and on the screen."""
+    from facescale.report.page import write_comparison
+
+    first, second = (Path(path) for path in chosen.compare)
+    for path in write_comparison(first, second, Path(chosen.output)):
+        if path.suffix == ".md":
+            print(path.read_text())
+        say(f"[bold]{escape(str(path))}[/]")

@@ -1,0 +1,150 @@
+"""Layers of options: a preset, YAML files over it, the command line over those, then a `Config`.
+
+A layer is a flat mapping from dotted names to values of the right type, `{"optim.lr": 0.1}`.
+Nothing in a file is executed or imported.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from facescale.cli.values import convert, parse_yaml
+from facescale.config import PRESETS, Config
+
+Layer = dict[str, Any]
+
+MAX_BYTES = 1 << 20
+"""Of a YAML file."""
+
+_SECTIONS = "the sections data, backbone, head, optim, train, start, evaluation, checkpoint"
+
+
+@cache
+def fields() -> dict[str, Any]:
+    """Type of every option of a `Config`, by dotted name."""
+    return dict(_walk(Config, ""))
+
+
+def _walk(section: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(section)
+    for field in dataclasses.fields(section):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _walk(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+        else:
+            yield prefix + field.name, hint
+
+
+@cache
+def sections() -> set[str]:
+    """Dotted names of all sections: `head`, `head.margin`, ..."""
+    names = (name.split(".")[:-1] for name in fields())
+    return {".".join(parts[:depth]) for parts in names for depth in range(1, len(parts) + 1)}
+
+
+def presets() -> dict[str, Path]:
+    """The presets that come with this package, by name."""
+    return {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+
+
+def preset_path(name: str) -> Path:
+    """The YAML of a preset or of an earlier run.
+
+    Raises:
+        FileNotFoundError: `name` is neither a preset nor a file.
+        ValueError: It is a Python file, such as arcface_torch's configs.
+    """
+    path = presets().get(name, Path(name))
+    if path.suffix == ".py":
+        raise ValueError(
+            f"{name} is a Python config, as arcface_torch has them, and is not run; take a preset "
+            "and give its values as options: rec is --data.path, network --backbone.name, "
+            "sample_rate --head.sample_rate, margin_list --head.margin.m1 and so on, "
+            "batch_size --train.batch_size, lr --optim.lr, val_targets --evaluation.sets"
+        )
+    if path.is_dir() and (path / "config.yaml").is_file():
+        raise ValueError(f"{name} is a run folder; its config is {path / 'config.yaml'}")
+    if not path.exists():
+        close = get_close_matches(name, presets(), 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        known = ", ".join(presets())
+        raise FileNotFoundError(f"{name} is neither a preset ({known}) nor a YAML file{hint}")
+    return path
+
+
+def read_layer(path: Path) -> Layer:
+    """The options that a YAML file sets.
+
+    Raises:
+        ValueError: It is no YAML, too large, or what it sets is not an option or not of its type.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB; a config is a short YAML")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    return parse_layer(text, str(path))
+
+
+def parse_layer(text: str, source: str, prefix: str = "") -> Layer:
+    """The options that YAML text sets, below `prefix`; `source` is what errors call it."""
+    values = parse_yaml(text, source)
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} must be a mapping with {_SECTIONS}")
+    return dict(_flatten(values, prefix, source))
+
+
+def _flatten(values: Mapping[Any, Any], prefix: str, source: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if name in sections():
+            if isinstance(value, dict):
+                yield from _flatten(value, f"{name}.", source)
+            elif value is not None:
+                raise ValueError(f"{source}: {name} is a section; give its options below it")
+        elif name in fields():
+            yield name, convert(value, fields()[name], f"{source}: {name}")
+        else:
+            close = get_close_matches(name, [*fields(), *sections()], 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{source}: there is no option {name}{hint}")
+
+
+def merge(layers: Iterable[Layer], *, keep_sizes: bool = False) -> Layer:
+    """The options of all layers; a later one wins.
+
+    Two options replace others of earlier layers: `train.epochs` the number of steps, and
+    `data.path` the sizes of the data, which belong to another set. With `keep_sizes` they stay.
+    """
+    merged: Layer = {}
+    for layer in layers:
+        if layer.get("train.epochs") is not None and layer.get("train.steps") is None:
+            merged.pop("train.steps", None)
+        if layer.get("data.path") not in (None, "synthetic") and not keep_sizes:
+            for name in ("data.num_classes", "data.num_images"):
+                merged.pop(name, None)
+        merged.update(layer)
+    return merged
+
+
+def build(options: Layer, section: Any = Config) -> Any:
+    """A config, or a section of one, with `options` over its defaults; ValueError as it raises."""
+    hints = get_type_hints(section)
+    values = {name: value for name, value in options.items() if "." not in name}
+    for part in {name.partition(".")[0] for name in options if "." in name}:
+        below = {
+            name.removeprefix(f"{part}."): value
+            for name, value in options.items()
+            if name.startswith(f"{part}.")
+        }
+        values[part] = build(below, hints[part])
+    return section(**values)

@@ -1,0 +1,127 @@
+"""Options that commands share which take a preset and every field of `Config`."""
+
+import argparse
+import ast
+import inspect
+import sys
+from functools import cache
+from typing import Any, Literal, get_args, get_origin
+
+from facescale import config as _config
+from facescale.cli.layers import (
+    Layer,
+    build,
+    fields,
+    merge,
+    parse_layer,
+    preset_path,
+    read_layer,
+    sections,
+)
+from facescale.cli.parser import Parser
+from facescale.cli.values import convert
+from facescale.config import Config
+
+
+def add_config_options(parser: Parser) -> None:
+    """The preset, and every field of `Config` by its dotted name, grouped by section.
+
+    Only options that the user gives are in what the parser returns, so that they can be laid over
+    a preset.
+    """
+    parser.add_argument("preset", metavar="PRESET", help="a name, or a YAML file: RUN/config.yaml")
+    general = parser.add_argument_group("all options", "Defaults are in brackets.")
+    general.add_argument("--config", action="append", metavar="FILE", help="one more YAML file")
+    general.add_argument("--print_config", action="store_true", help="show the config and exit")
+    groups = {"": general}
+    for name in fields():
+        section = name.partition(".")[0] if "." in name else ""
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section, _section_doc(section))
+        _add(groups[section], name)
+    for section in sections():  # a whole section as YAML: --optim.schedule '{kind: cosine}'
+        parser.add_argument(f"--{section}", dest=section, default=argparse.SUPPRESS, help=_HIDE)
+
+
+_HIDE = argparse.SUPPRESS
+
+
+def _add(group: Any, name: str) -> None:
+    hint, default = fields()[name], _default(name)
+    said = "" if default in (None, []) else f" [{_shown(default)}]"
+    group.add_argument(
+        f"--{name}",
+        dest=name,
+        default=argparse.SUPPRESS,
+        metavar=_metavar(hint),
+        nargs="+" if get_origin(hint) is list else None,
+        help=(_docs().get(name, "") + said).replace("%", "%%"),
+    )
+
+
+def _metavar(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "|".join(get_args(hint))
+    if get_origin(hint) is list:
+        return _metavar(get_args(hint)[0])
+    names = {bool: "true|false", int: "N", float: "X", str: "TEXT"}
+    inner = [kind for kind in get_args(hint) if kind is not type(None)]
+    return names[hint] if hint in names else _metavar(inner[0])
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, list):
+        return " ".join(map(str, default))
+    return str(default).lower() if isinstance(default, bool) else f"{default}"
+
+
+def _default(name: str) -> Any:
+    value: Any = Config()
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+@cache
+def _docs() -> dict[str, str]:
+    """The line below each field of the config's classes, by the option's dotted name."""
+    docs = {}
+    for section in ast.parse(inspect.getsource(_config)).body:
+        if not isinstance(section, ast.ClassDef):
+            continue
+        prefix: str = getattr(_config, section.name).prefix
+        for line, below in zip(section.body, section.body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
+                assert isinstance(line.target, ast.Name)
+                text = str(ast.literal_eval(below.value)).strip().split("\n\n")[0]
+                docs[prefix + line.target.id] = " ".join(text.split())
+    return docs
+
+
+def _section_doc(section: str) -> str:
+    kind = type(getattr(Config(), section))
+    return (kind.__doc__ or "").split("\n")[0]
+
+
+def read_config(chosen: argparse.Namespace, *, keep_sizes: bool = False) -> Config:
+    """The config that the options describe: the preset, YAML files over it, options over both.
+
+    Raises:
+        ValueError, FileNotFoundError: As `layers` raises them.
+    """
+    layers = [read_layer(preset_path(chosen.preset))]
+    for name in chosen.config or []:
+        layers.append(read_layer(preset_path(name)))
+    given = vars(chosen)
+    for section in sorted(sections() & set(given)):
+        layers.append(parse_layer(given[section], f"--{section}", f"{section}."))
+    own: Layer = {
+        name: convert(given[name], hint, f"--{name}")
+        for name, hint in fields().items()
+        if name in given
+    }
+    config: Config = build(merge([*layers, own], keep_sizes=keep_sizes))
+    if chosen.print_config:
+        sys.stdout.write(config.to_yaml())
+        sys.exit(0)
+    return config

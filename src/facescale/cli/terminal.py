@@ -1,0 +1,57 @@
+"""What commands print: tables and lines that are whole in a pipe and in a narrow terminal too."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["escape", "file_to_write", "say", "show", "show_json", "table"]
+
+
+def say(text: str) -> None:
+    """Print a line, with rich's markup; names and paths in it went through `escape`."""
+    Console(highlight=False).print(text, soft_wrap=True)
+
+
+def table(*titles: str, left: int = 1) -> Table:
+    """A table without rules; the first `left` columns are texts, the others figures."""
+    made = Table(box=None, padding=(0, 2), header_style="bold")
+    for number, title in enumerate(titles):
+        made.add_column(title, justify="left" if number < left else "right", no_wrap=True)
+    return made
+
+
+def show(shown: Table) -> None:
+    """Print a table at the width that it needs; rich would cut it to the terminal's, or to 80."""
+    console = Console(highlight=False)
+    wide = console.options.update(width=10_000)
+    width = console.measure(shown, options=wide).maximum
+    for line in console.render_lines(shown, wide.update(width=width)):
+        text = Text.assemble(*((part.text, part.style or "") for part in line))
+        text.rstrip()
+        console.print(text, soft_wrap=True)
+
+
+def show_json(value: Any) -> None:
+    """Print plain values for programs."""
+    print(json.dumps(value, indent=1))
+
+
+def file_to_write(name: str) -> Path:
+    """A file that a command will write at its end; its folder is made now.
+
+    Raises:
+        OSError: It could not be written, which is better known before the work.
+    """
+    path = Path(name)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"{path} could not be written: permission denied")
+    return path

@@ -1,0 +1,55 @@
+"""Verification sets by path or by name, each under a name of its own."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from facescale.data.att import att_pairs
+from facescale.data.pairs import PairSet, load_pairs
+
+
+def open_sets(sources: Iterable[str], data_path: str | None = None) -> list[PairSet]:
+    """The sets at `sources`: .bin files, "att", or names such as `lfw` of files beside the data.
+
+    Two files of one stem are told apart by their folders: `a/lfw` and `b/lfw`.
+
+    Raises:
+        FileNotFoundError, ValueError: A set is missing or damaged.
+    """
+    places = dict.fromkeys(_place(source, data_path) for source in sources)
+    names = _names(list(places))
+    return [
+        replace(att_pairs() if str(place) == "att" else load_pairs(place), name=names[place])
+        for place in places
+    ]
+
+
+def _place(source: str, data_path: str | None) -> Path:
+    """Where a set lies; `att` is a place too."""
+    if source == "att" or Path(source).is_file():
+        return Path(source)
+    folders = [Path()]
+    if data_path not in (None, "att", "synthetic"):
+        data = Path(data_path)
+        folders.append(data if data.is_dir() else data.parent)
+    tried = [folder / name for folder in folders for name in (source, f"{source}.bin")]
+    for path in tried:
+        if path.is_file():
+            return path
+    looked = " nor ".join(str(path) for path in tried if path.suffix == ".bin")
+    raise FileNotFoundError(f"no verification set {source!r}: there is no {looked}")
+
+
+def _names(places: list[Path]) -> dict[Path, str]:
+    """The shortest ends of the paths that differ, without the suffix."""
+    names = {}
+    for place in places:
+        parts = place.with_suffix("").parts
+        for length in range(1, len(parts) + 1):
+            name = "/".join(parts[-length:])
+            ends = Counter("/".join(other.with_suffix("").parts[-length:]) for other in places)
+            if ends[name] == 1:
+                break
+        names[place] = name
+    return names
