@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from facescale.cli.bench_kernels import _table
 from rich.console import Console
 
 from facescale import backbones
 from facescale.backbones.backbone import normalise
+from facescale.cli.bench_kernels import _table
 from facescale.data.images import decode
 from facescale.data.loader import Batch, Loader
 from facescale.random import derive_seed

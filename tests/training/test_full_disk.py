@@ -12,7 +12,7 @@ from facescale.checkpoint import folder as checkpoint
 from facescale.config import Config
 from facescale.distributed import Group, world_group
 from facescale.training import train
-from facescale.training.trackers.console import Console
+from facescale.training.trackers import Trackers
 from runs import assert_same_model, end, run_of, start
 
 
@@ -40,14 +40,14 @@ def test_a_file_that_cannot_grow_on_one_rank_is_one_line_on_every_rank(
 
 def stuck_line(rank: int, config: Config, output: Path) -> str:
     """Train where from step 3 on no file of the first rank may grow."""
-    advance, (_, most) = Console.advance, resource.getrlimit(resource.RLIMIT_FSIZE)
+    advance, (_, most) = Trackers.advance, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def advance_and_stick(console: Console) -> None:
-        advance(console)
-        if rank == 0 and console.step == 3:
+    def advance_and_stick(trackers: Trackers) -> None:
+        advance(trackers)
+        if rank == 0 and trackers.step == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (10, most))
 
-    Console.advance = advance_and_stick  # type: ignore[assignment, method-assign]
+    Trackers.advance = advance_and_stick  # type: ignore[assignment, method-assign]
     try:
         return on_full_disk(rank, config, output)
     finally:  # this rank's answer goes into a file
@@ -61,7 +61,7 @@ def test_a_line_that_cannot_be_written_down_is_told_by_every_rank(
 ) -> None:
     lines = run_ranks(stuck_line, size, run_of(steps=4), tmp_path / "run")
     assert set(lines) == {
-        f"{tmp_path / 'run/metrics.jsonl'} could not be written: File too large; "
+        f"{tmp_path / 'run/training.log'} could not be written: File too large; "
         "mend that, and go on with --resume"
     }
     undisturbed = tmp_path / "undisturbed"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from facescale.training.metrics import MetricsFile, Window, read_metrics, speed_line
+from facescale.training.metrics import Window, read_metrics, speed_line
 
 
 def test_rate_is_samples_over_the_seconds_of_the_window() -> None:
@@ -33,14 +33,18 @@ def test_speed_line_is_what_users_of_arcface_torch_parse() -> None:
     assert "Fp16 Grad Scale: 65536   Required" in speed_line(1, 1, 1, 1, 1, 1, 65536.0)
 
 
-def test_a_line_cut_off_and_steps_after_a_restart_are_dropped(tmp_path: Path) -> None:
+def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
     assert [row["step"] for row in read_metrics(path)] == [1, 2]
-    metrics = MetricsFile(path, after_step=1)
-    metrics.write({"step": 2, "loss": 2.5})
-    metrics.close()
-    assert [row["loss"] for row in read_metrics(path)] == [3.0, 2.5]
+
+
+@pytest.mark.parametrize("line", ["hello", "[1]", "3", '{"loss": 1}', '{"step": "x"}', "\xff"])
+def test_another_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is not a record"):
+        read_metrics(path)
 
 
 def test_no_file_is_no_records(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import os
 import resource
 import sys
 import traceback
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,7 +20,7 @@ from facescale.training.loop import due, report
 from facescale.training.metrics import Tally, Window
 from facescale.training.state import build
 from facescale.training.step import train_step
-from facescale.training.trackers.console import Console
+from facescale.training.trackers import Run, Trackers
 
 OUT_OF_MEMORY = "out of memory"
 _SIGNS = (
@@ -60,14 +62,15 @@ def limit_memory(count: int) -> None:
 def _train(config: Config, output: Path, device: torch.device) -> None:
     state = build(config, device)
     tally, window = Tally(device, state.world, state.groups()), Window()
-    console = Console(output, rank=state.world.rank, step=0, num_steps=state.num_steps)
-    with console, state.loader() as loader:
+    trackers = Trackers(["console", "jsonl"], rank=state.world.rank)
+    trackers.start(Run(output, asdict(config), 0, state.num_steps))
+    with closing(trackers), state.loader() as loader:
         while state.step < state.num_steps:
             tally.add_(train_step(state, next(loader)))
             window.add(state.global_batch)
-            console.advance()
+            trackers.advance()
             if due(state, config.log_every):
-                report(state, console, loader, tally, window)
+                report(state, trackers, loader, tally, window)
 
 
 def _note_failure(output: Path, error: Exception) -> None:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from facescale.acceleration.folding import inference_copy
 from facescale.checkpoint.statistics import averaged_statistics
 from facescale.config import Config
 from facescale.data.loader import Loader
-from facescale.distributed import Group, processes
+from facescale.distributed import Group, processes, world_group
 from facescale.evaluation.embedding import verify_pairs
 from facescale.evaluation.plots import plot_roc, plot_training
 from facescale.evaluation.verification import Verification
@@ -23,12 +23,13 @@ from facescale.files import write_whole
 from facescale.kernels.cpu.build import missing
 from facescale.models.weights import save_backbone
 from facescale.training.metrics import Tally, Window, peak_memory, read_metrics
+from facescale.training.optim import unreached
 from facescale.training.resume import resume_, save
 from facescale.training.signals import asked_to_leave
 from facescale.training.start import begin_from_
 from facescale.training.state import TrainState, build
 from facescale.training.step import train_step
-from facescale.training.trackers.console import Console
+from facescale.training.trackers import Run, Trackers
 
 
 @dataclass
@@ -59,25 +60,27 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
         OSError: A checkpoint or another file could not be written, a full disk for example.
     """
     with processes(config.device, config.timeout_s) as device:
+        trackers = Trackers(config.trackers, rank=world_group().rank)
         state = build(config, device)
         notes = resume_(state, output) if resume else []
         if device.type == "cpu" and (reason := missing()):
             notes.append(f"without compiled kernels a step takes longer: {reason}")
         if state.step == 0 and config.start.checkpoint is not None:
             begin_from_(state, config.start)
-        console = Console(output, rank=state.world.rank, step=state.step, num_steps=state.num_steps)
+        notes += unreached(config, state.num_steps)
         with ExitStack() as stack:
+            stack.callback(trackers.close)
             with all_are_told(state.world):
                 if state.world.rank == 0:
                     output.mkdir(parents=True, exist_ok=True)
                     write_whole(output / "config.yaml", [config.to_yaml().encode()])
-                stack.enter_context(console)
+                trackers.start(Run(output, asdict(config), state.step, state.num_steps))
             for note in notes:
-                console.warn(note)
-            return run(state, output, console)
+                trackers.text(note)
+            return run(state, output, trackers)
 
 
-def run(state: TrainState, output: Path, console: Console) -> Summary:
+def run(state: TrainState, output: Path, trackers: Trackers) -> Summary:
     """All steps that are left, and what is due between them."""
     start, first_step, leaving = time.perf_counter(), state.step, 0
     verifications: dict[str, Verification] = {}
@@ -87,12 +90,12 @@ def run(state: TrainState, output: Path, console: Console) -> Summary:
             state.head.signal = asked.signal
             tally.add_(train_step(state, next(loader)))
             window.add(state.global_batch)
-            console.advance()
+            trackers.advance()
             if due(state, state.config.log_every):
-                report(state, console, loader, tally, window)
+                report(state, trackers, loader, tally, window)
             began = time.perf_counter()
             if due(state, state.config.evaluation.every):
-                verifications = evaluate(state, console)
+                verifications = evaluate(state, trackers)
             leaving = state.head.heard if state.step < state.num_steps else 0
             if due(state, state.config.checkpoint.every) or leaving:
                 save(state, output)
@@ -109,7 +112,7 @@ def run(state: TrainState, output: Path, console: Console) -> Summary:
     )
     if leaving:
         name = signal.Signals(leaving).name
-        console.warn(f"{name}: saved at step {state.step}; --resume goes on from there")
+        trackers.text(f"{name}: saved at step {state.step}; --resume goes on from there")
     else:
         with averaged_statistics(state.backbone, state.world):
             if state.world.rank == 0:
@@ -133,11 +136,10 @@ def due(state: TrainState, every: int | None) -> bool:
 
 
 def report(
-    state: TrainState, console: Console, loader: Loader, tally: Tally, window: Window
+    state: TrainState, trackers: Trackers, loader: Loader, tally: Tally, window: Window
 ) -> None:
     """Say and write down what the last steps were like."""
     row: dict[str, Any] = {
-        "step": state.step,
         "epoch": state.position / len(state.dataset),
         **tally.close(),
         "lr": state.optimizer.param_groups[0]["lr"],
@@ -150,10 +152,10 @@ def report(
     if state.config.train.nonfinite == "skip":
         row["skipped"] = state.skipped
     with all_are_told(state.world):
-        console.log(row)
+        trackers.numbers(row)
 
 
-def evaluate(state: TrainState, console: Console) -> dict[str, Verification]:
+def evaluate(state: TrainState, trackers: Trackers) -> dict[str, Verification]:
     """Verify on every set, the images shared by all ranks; by name of the set."""
     answers: dict[str, Verification] = {}
     if not state.pairs:
@@ -172,7 +174,7 @@ def evaluate(state: TrainState, console: Console) -> dict[str, Verification]:
                 state.world.gather_rows,
             )
             with all_are_told(state.world):
-                console.verified(pairs.name, answers[pairs.name])
+                trackers.verification(pairs.name, answers[pairs.name])
     return answers
 
 

@@ -1,4 +1,4 @@
-"""What a run reports: rates counted over windows, one JSON object a line."""
+"""What a run reports: rates counted over windows, mean losses, peak memory, and their records."""
 
 import json
 import math
@@ -6,7 +6,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 
 from facescale.distributed import Group
-from facescale.files import naming, write_whole
 
 
 @dataclass
@@ -93,28 +91,6 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-class MetricsFile:
-    """`metrics.jsonl`: appended line by line, flushed at once, read back by plots and reports."""
-
-    def __init__(self, path: Path, *, after_step: int = 0) -> None:
-        """Open for appending; records after step `after_step` are of a run that was broken off."""
-        kept = [row for row in read_metrics(path) if row["step"] <= after_step]
-        write_whole(path, (json.dumps(row).encode() + b"\n" for row in kept))
-        self._path = path
-        self._file = path.open("a")
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append one record; it has a "step"."""
-        with naming(self._path):
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-
-    def close(self) -> None:
-        """Write no more."""
-        with suppress(OSError):  # it has been told: a line that was refused is tried once more
-            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

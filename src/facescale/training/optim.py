@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from facescale.config import OptimConfig, ScheduleConfig
+from facescale.config import Config, OptimConfig, ScheduleConfig
 
 Schedule = Callable[[int], float]
 """Number of finished steps -> factor on the learning rate of the next one, in [0, 1]."""
@@ -33,6 +33,25 @@ def make_schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
         return left if config.kind == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
 
     return factor
+
+
+def unreached(config: Config, num_steps: int) -> list[str]:
+    """What the config plans for steps that a run of `num_steps` does not have, a line each."""
+    schedule, margin = config.optim.schedule, config.head.margin
+    lines = []
+    for name, warmup, what in (
+        ("optim.schedule.warmup", schedule.warmup, "optim.lr is not reached"),
+        ("head.margin.warmup", margin.warmup, "the whole margin is not reached"),
+    ):
+        if warmup > num_steps:
+            lines.append(f"{name} is {warmup} steps, but the run has {num_steps}: {what}")
+    late = [step for step in schedule.boundaries if step >= num_steps]
+    if late and schedule.kind == "step":
+        lines.append(
+            f"optim.schedule.boundaries {', '.join(map(str, late))} lie beyond the last step, "
+            f"{num_steps}: the learning rate does not change there"
+        )
+    return lines
 
 
 def decay_groups(backbone: nn.Module, weight_decay: float, decay: str) -> list[dict[str, Any]]:
