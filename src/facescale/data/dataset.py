@@ -1,5 +1,7 @@
 """What a data set is, and how to open whatever lies at a path."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -9,12 +11,7 @@ from facescale.data.images import Sample
 from facescale.data.recordio import RecordIO
 from facescale.data.synthetic import Synthetic
 
-__all__ = ["Dataset", "Sample", "open_dataset"]
-
-_KINDS = (
-    "give a folder with train.rec, a .rec file, a folder of images per person "
-    "(person/image.jpg), 'synthetic' or 'att'"
-)
+__all__ = ["Dataset", "Format", "Sample", "open_dataset", "register"]
 
 
 class Dataset(Protocol):
@@ -34,6 +31,50 @@ class Dataset(Protocol):
         """Where image `index` comes from, for messages: `train.rec record 17`."""
 
 
+@dataclass(frozen=True)
+class Format:
+    """A kind of data set, and how to open one."""
+
+    name: str
+    """For messages: "a folder with train.rec"."""
+    claims: Callable[[str], bool]
+    """Whether a source, a path as a rule, is there and of this kind."""
+    open: Callable[[str], Dataset]
+    """Raises ValueError for a damaged one."""
+
+
+FORMATS: list[Format] = []
+"""The last one that claims a source opens it."""
+
+
+def register(format: Format) -> Format:
+    """Add a kind of data set; it goes before those that are there."""
+    FORMATS.append(format)
+    return format
+
+
+def _records(source: str) -> list[Path]:
+    path = Path(source)
+    return [path] if path.suffix == ".rec" else [path / "train.rec"]
+
+
+register(Format("'att'", lambda source: source == "att", lambda source: AttFaces()))
+register(
+    Format(
+        "a folder of images per person (person/image.jpg)",
+        lambda source: Path(source).is_dir() and any(e.is_dir() for e in Path(source).iterdir()),
+        lambda source: ImageFolder(Path(source)),
+    )
+)
+register(
+    Format(
+        "a folder with train.rec or a .rec file",
+        lambda source: any(path.exists() for path in _records(source)),
+        lambda source: RecordIO(Path(source)),
+    )
+)
+
+
 def open_dataset(
     source: str | Path, *, num_classes: int | None = None, num_images: int | None = None
 ) -> Dataset:
@@ -41,7 +82,8 @@ def open_dataset(
 
     Args:
         source: A folder with `train.rec`, a `.rec` file, a folder of images per person,
-            `"synthetic"`, or `"att"` (the first 30 people of the AT&T faces).
+            `"synthetic"`, `"att"` (the first 30 people of the AT&T faces), or what another
+            registered format claims.
         num_classes: How many people; the size of a synthetic set, else checked.
         num_images: How many images, likewise.
 
@@ -53,7 +95,7 @@ def open_dataset(
         if num_classes is None or num_images is None:
             raise ValueError("a synthetic data set needs num_classes and num_images")
         return Synthetic(num_classes, num_images)
-    dataset = AttFaces() if source == "att" else _open_path(Path(source))
+    dataset = _open(str(source))
     for name, stated, found in (
         ("num_classes", num_classes, dataset.num_classes),
         ("num_images", num_images, len(dataset)),
@@ -66,11 +108,13 @@ def open_dataset(
     return dataset
 
 
-def _open_path(path: Path) -> Dataset:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; {_KINDS}")
-    if path.suffix == ".rec" or (path / "train.rec").exists():
-        return RecordIO(path)
-    if path.is_dir() and any(entry.is_dir() for entry in path.iterdir()):
-        return ImageFolder(path)
-    raise ValueError(f"{path} is not a data set; {_KINDS}")
+def _open(source: str) -> Dataset:
+    for format in reversed(FORMATS):
+        if format.claims(source):
+            return format.open(source)
+    kinds = f"give {', '.join(format.name for format in reversed(FORMATS))}, or 'synthetic'"
+    if Path(source).is_symlink() and not Path(source).exists():
+        raise FileNotFoundError(f"{source} is a symbolic link whose target is missing; {kinds}")
+    if not Path(source).exists():
+        raise FileNotFoundError(f"{source} does not exist; {kinds}")
+    raise ValueError(f"{source} is not a data set; {kinds}")

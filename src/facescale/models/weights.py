@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from facescale.backbones import Backbone, build
+from facescale.models.formats import READERS
 from facescale.models.mxnet import load_mxnet, read_mxnet
 
 
@@ -59,6 +60,8 @@ def load_weights_(backbone: nn.Module, path: Path | str) -> None:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
+        if reader := READERS.get(path.suffix):
+            return dict(reader(path))
         if path.suffix == ".safetensors":
             return _read_safetensors(path)[0]
         if path.suffix in (".pt", ".pth"):
@@ -66,7 +69,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return dict(state)
     except Exception as error:  # each library has its own errors for a damaged file
         raise ValueError(f"{path} cannot be read as weights: {error}") from error
-    raise ValueError(f"{path}: weights are .safetensors, .pt, .pth or .params")
+    known = ", ".join([*READERS, ".safetensors", ".pt", ".pth"])
+    raise ValueError(f"{path}: weights are {known} or .params")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
