@@ -158,6 +158,7 @@ class OptimConfig(Section, prefix="optim."):
     """How the backbone learns; lr, momentum and weight decay hold for the centres' SGD too."""
 
     name: Literal["sgd", "adamw"] = "sgd"
+    """AdamW is for the backbone alone; the class centres keep SGD."""
     lr: Positive = 0.1
     """Peak learning rate, absolute: it is not scaled by the batch."""
     momentum: BelowOne = 0.9

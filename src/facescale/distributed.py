@@ -234,6 +234,11 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
     except RuntimeError as error:
         if not (launched and _is_lost(error)):
             raise
+        if "EADDRINUSE" in str(error):
+            raise OSError(
+                f"port {os.environ.get('MASTER_PORT')} of this host is in use by another process; "
+                "choose another one: MASTER_PORT, or torchrun --master-port"
+            ) from error
         why = str(error).splitlines()[0]
         raise ConnectionError(
             f"the other ranks are gone or out of reach ({why}); --resume continues from the last "

@@ -67,7 +67,7 @@ def preset_path(name: str) -> Path:
         )
     if path.is_dir() and (path / "config.yaml").is_file():
         raise ValueError(f"{name} is a run folder; its config is {path / 'config.yaml'}")
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         close = get_close_matches(name, presets(), 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         known = ", ".join(presets())

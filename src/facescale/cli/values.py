@@ -1,6 +1,7 @@
 """Values of options, from YAML or from a command line, as the types that a config asks for."""
 
 import types
+from collections import Counter
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
@@ -77,8 +78,8 @@ def _count(node: yaml.Node, sizes: dict[int, int], source: str) -> int:
     if isinstance(node, yaml.SequenceNode):
         children = node.value
     elif isinstance(node, yaml.MappingNode):
-        keys = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
-        if twice := sorted({name for name in keys if keys.count(name) > 1 and name != "<<"}):
+        keys = Counter(name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode))
+        if twice := [name for name, count in keys.items() if count > 1 and name != "<<"]:
             raise ValueError(f"{source} sets {', '.join(twice)} twice in one section")
         children = [child for pair in node.value for child in pair]
     total = 1 + sum(_count(child, sizes, source) for child in children)
