@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from facescale.allocator import keep_freed_memory
 from facescale.cli.mistakes import one_line, shows_tracebacks, tell_torchrun
-from facescale.cli.parser import Parser, choose
+from facescale.cli.parser import Parser, answer, choose
 
 COMMANDS = {
     "train": "train a backbone and its class centres",
@@ -64,8 +64,7 @@ def _read(words: list[str]) -> tuple[Any, argparse.Namespace]:
     while name not in COMMANDS:
         below = _below(name)
         if not words or words[0] in ("-h", "--help"):
-            sys.stdout.write(_overview(name, below))
-            sys.exit(0 if words else 2)
+            answer(_overview(name, below), 0 if words else 2)
         name = f"{name} {choose(words.pop(0), list(below), 'command')}".lstrip()
     module: Any = import_module(f"{__name__}.{name.replace(' ', '_')}")
     about = f"{_sentence(COMMANDS[name])}\n{getattr(module, 'ABOUT', '')}".rstrip()

@@ -3,7 +3,6 @@
 import argparse
 import ast
 import inspect
-import sys
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,7 +17,7 @@ from facescale.cli.layers import (
     read_layer,
     sections,
 )
-from facescale.cli.parser import Parser
+from facescale.cli.parser import Parser, answer
 from facescale.cli.values import convert
 from facescale.config import Config
 
@@ -122,6 +121,5 @@ def read_config(chosen: argparse.Namespace, *, keep_sizes: bool = False) -> Conf
     }
     config: Config = build(merge([*layers, own], keep_sizes=keep_sizes))
     if chosen.print_config:
-        sys.stdout.write(config.to_yaml())
-        sys.exit(0)
+        answer(config.to_yaml())
     return config

@@ -32,8 +32,7 @@ class Parser(argparse.ArgumentParser):
     def parse(self, words: list[str]) -> argparse.Namespace:
         """The options among `words`; `--help` is shown and ends the process."""
         if {"-h", "--help"} & set(words):
-            sys.stdout.write(self.format_help())
-            sys.exit(0)
+            answer(self.format_help())
         chosen, rest = self.parse_known_args(words)
         if rest:
             known = [name for action in self._actions for name in action.option_strings]
@@ -44,6 +43,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise, where argparse would print its usage and exit."""
         raise ValueError(f"{message}; see `{self.prog} --help`")
+
+
+def answer(text: str, status: int = 0) -> NoReturn:
+    """Print a text that was asked for, and end."""
+    sys.stdout.write(text)
+    sys.stdout.flush()  # here, where a reader that has left is noticed
+    sys.exit(status)
 
 
 def choose(word: str, names: Any, what: str) -> str:

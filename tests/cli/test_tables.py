@@ -1,0 +1,131 @@
+"""Tables and lines in pipes and narrow terminals, with names of every kind."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facescale import backbones, save_backbone
+from facescale.cli import main
+from facescale.cli.terminal import escape, file_to_write, say, show, table
+from facescale.data.pairs import PairSet, save_pairs
+
+LONG = "a/folder/with/a/very/long/name/that/goes/on/and/on/agedb_30"
+
+
+@pytest.mark.parametrize("columns", ["20", "80", "300"])
+def test_a_table_is_never_cut(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    shown = table("pairs", *(f"figure number {n}" for n in range(9)))
+    shown.add_row(escape(LONG), *"123456789")
+    shown.add_row(escape("[/]x[bold]"), *"abcdefghi")
+    show(shown)
+    say(f"[bold]{escape('[/]' + LONG)}[/]")
+    header, first, second, line = capsys.readouterr().out.splitlines()
+    assert header.split("  ")[1] == "pairs"
+    assert header.endswith("figure number 8")
+    assert first.split() == [LONG, *"123456789"]
+    assert second.split() == ["[/]x[bold]", *"abcdefghi"]
+    assert line == "[/]" + LONG
+
+
+def test_a_file_that_cannot_be_written_is_known_before_the_work(tmp_path: Path) -> None:
+    assert file_to_write(str(tmp_path / "new" / "roc.png")).parent.is_dir()
+    with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
+        file_to_write(str(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        file_to_write(str(tmp_path / "file" / "roc.png"))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_backbone(path, backbones.build("r18_half", image_size=28).eval())
+    return path
+
+
+def few_pairs(path: Path, count: int, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(256, size=(2 * count, 112, 112, 3))
+    same = np.arange(count) % 2 == 0
+    save_pairs(path, PairSet("few", list(pixels.astype(np.uint8)), same))
+
+
+def test_sets_of_one_name_are_two_rows_and_small_ones_get_fewer_folds(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "30")
+    few_pairs(Path("emore/cfp_fp.bin"), 20)
+    few_pairs(Path("ms1m/cfp_fp.bin"), 6, seed=1)
+    sets = ["--pairs", "emore/cfp_fp.bin", "ms1m/cfp_fp.bin"]
+    main(["verify", str(model), *sets, "--device", "cpu", "--plot", "pictures/roc.png"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["emore/cfp_fp", "ms1m/cfp_fp"]
+    assert lines[3] == "ms1m/cfp_fp: accuracy over 3 folds; published ones have 10"
+    assert Path("pictures/roc.png").is_file()
+
+    main(["verify", str(model), *sets, "--device", "cpu", "--folds", "2", "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert list(figures) == ["emore/cfp_fp", "ms1m/cfp_fp"]
+    for values in figures.values():
+        assert values["folds"] == 2
+        assert 0 <= values["accuracy"] <= 1
+        assert {"accuracy_std", "tar", "auc", "eer", "threshold_cosine", "xnorm"} <= set(values)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pairs", "lfw"], "no verification set 'lfw': there is no lfw.bin"),
+        (["--pairs", "four.bin", "--folds", "1"], "folds must be at least 2"),
+        (["--pairs", "four.bin", "--folds", "5"], "cannot be cut into 5 folds"),
+        (["--pairs", "four.bin", "--batch_size", "0"], "--batch_size must be at least 1"),
+        (["--pairs", "four.bin", "--plot", "."], ". is a folder; give the name of a file"),
+    ],
+)
+def test_what_verify_cannot_do_is_one_line(
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few_pairs(Path("four.bin"), 4)
+    with pytest.raises(SystemExit):
+        main(["verify", str(model), "--device", "cpu", *words])
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
+
+
+def test_a_run_that_has_not_ended_names_unpack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run/checkpoints/step-00000002").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        main(["verify", str(tmp_path / "run"), "--pairs", "att"])
+    assert f"`facescale unpack {tmp_path / 'run'}`" in capsys.readouterr().err
+
+
+def test_presets_are_listed_for_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["presets"])
+    assert "face_emore with MobileFaceNet Y1" in capsys.readouterr().out
+    main(["presets", "--json"])
+    names = [preset["name"] for preset in json.loads(capsys.readouterr().out)]
+    assert names[:2] == ["emore_r100", "emore_y1"]
+
+
+def test_the_plan_is_given_to_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--memory 4GiB --device cpu --precision bf16 --sample-rate 0.5 --json"
+    main(["plan", "emore_y1", *words.split()])
+    plan = json.loads(capsys.readouterr().out)
+    assert sum(plan["parts"].values()) == plan["total"]
+    assert plan["fits"] is (plan["total"] <= 4 * 2**30)
+    assert plan["largest_batch"] >= 1
