@@ -171,7 +171,7 @@ def test_a_mistake_is_one_line(
 @pytest.fixture(scope="module")
 def process_bytes() -> int:
     """Of a process that has imported everything: VmHWM, for ru_maxrss is passed on by parents."""
-    program = "import facescale.plan.plan; print(open('/proc/self/status').read())"
+    program = "import facescale.training, torch._dynamo; print(open('/proc/self/status').read())"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     found = re.search(r"VmHWM:\s+(\d+) kB", answer.stdout)
     assert found is not None

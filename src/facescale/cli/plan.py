@@ -40,6 +40,7 @@ def run(chosen: argparse.Namespace) -> None:
     if config.data.num_classes is None:
         raise ValueError("the plan needs the number of identities: pass --data.num_classes")
     import torch
+    import torch._dynamo  # 60 MB, which a rank's first optimizer imports
 
     from facescale.distributed import device_type
     from facescale.plan.plan import Planner
