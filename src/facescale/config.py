@@ -1,4 +1,4 @@
-"""One run, described: what to train on, with what, for how long. Frozen, validated, saved as YAML.
+"""The options of a run: data, network, head, optimizer, length. Frozen, validated, saved as YAML.
 
 Every field can be set in a preset and overridden on the command line: `--head.sample_rate 0.1`.
 """
@@ -31,16 +31,16 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Section, prefix="data.augment."):
-    """What happens to a training image on the device; the field's standard is the flip alone."""
+    """Augmentation of training images, on the device; most projects use the flip alone."""
 
     flip: Chance = 0.5
     """Chance of a mirror image."""
     shift: Whole = 0
-    """Pixels, each way on both axes."""
+    """Largest shift along each axis, pixels."""
     scale: BelowOne = 0.0
     """0.1 enlarges or shrinks by up to a tenth."""
     rotate: NotNegative = 0.0
-    """Degrees, each way."""
+    """Largest rotation, degrees."""
     brightness: NotNegative = 0.0
     """0.2 multiplies pixels by 0.8 to 1.2."""
     contrast: NotNegative = 0.0
@@ -48,7 +48,7 @@ class AugmentConfig(Section, prefix="data.augment."):
     saturation: NotNegative = 0.0
     """0.2 multiplies the distance from grey by 0.8 to 1.2."""
     grey: Chance = 0.0
-    """Chance that all colour goes."""
+    """Chance of a grey image."""
     blur: NotNegative = 0.0
     """Largest standard deviation of a Gaussian, pixels."""
     erase: Whole = 0
@@ -60,30 +60,30 @@ class DataConfig(Section, prefix="data."):
     """Where the training images come from."""
 
     path: str | None = None
-    """RecordIO folder (train.rec), folder of one folder a person, "synthetic" or "att"."""
+    """Folder with train.rec, or with one folder of images a person; "synthetic" or "att"."""
     num_classes: Count | None = None
-    """Identities. Needed for synthetic data; of other data it is checked when given."""
+    """Identities: of synthetic data and of the plan; of other data it is checked."""
     num_images: Count | None = None
-    """Images, likewise."""
+    """Images, in the same way."""
     threads: Count = 2
-    """Threads of a rank that decode."""
+    """Threads of a rank that decode images."""
     prefetch: Count = 4
-    """Batches decoded ahead."""
+    """Batches that are decoded in advance."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig(Section, prefix="backbone."):
-    """The network from pixels to embedding."""
+    """The network from pixels to embeddings."""
 
     name: str = "r50"
     """r18, r34, r50, r100, r200, y1, y2, mbf, mbf_large, or r18_half for laptops."""
     embedding_dim: Count | None = None
     """Size of the embedding; the network's own (512, y1 128, y2 256) when not given."""
     neck: Literal["E", "FC", "GDC"] | None = None
-    """What turns the last map into the embedding; the network's own when not given."""
+    """The layers from the last feature map to the embedding; the network's own when not given."""
     family: Literal["mxnet", "arcface_torch"] | None = None
-    """Whose constants: BatchNorm eps, pixel scale, start values."""
+    """The code base whose BatchNorm eps, pixel scale and initial values are used."""
     dropout: BelowOne | None = None
     """Dropout of neck E; 0.4 when not given."""
     image_size: int = 112
@@ -110,13 +110,13 @@ class MarginConfig(Section, prefix="head.margin."):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig(Section, prefix="head."):
-    """How the class centres are placed and trained."""
+    """Placement and training of the class centres."""
 
     margin: MarginConfig = field(default_factory=MarginConfig)
     scale: Positive = 64.0
     """Logits are scale * cosine."""
     shards: Count | None = None
-    """Parts of the class centres: 1 is data parallel, one a rank (not given) model parallel."""
+    """Parts of the class centres: 1 is data parallel, one a rank (the default) model parallel."""
     sample_rate: Rate = 1.0
     """Fraction of each shard in a step's softmax, in (0, 1]; below 1 is Partial FC."""
     lr_factor: NotNegative = 1.0
@@ -124,7 +124,7 @@ class HeadConfig(Section, prefix="head."):
     rows: Literal["float32", "bfloat16", "int8"] = "float32"
     """How centres are stored: bfloat16 takes half of the memory, int8 a quarter."""
     momentum: BelowOne | None = None
-    """Of the centres; optim.momentum when not given. At 0 none is stored: half of the memory."""
+    """Momentum of the centres; optim.momentum when not given. At 0 they take half of the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,13 +132,13 @@ class ScheduleConfig(Section, prefix="optim.schedule."):
     """The learning rate as a function of the step."""
 
     kind: Literal["step", "linear", "cosine"] = "linear"
-    """By boundaries, or down to 0 along a line (arcface_torch) or a half cosine."""
+    """step: at boundaries; linear (arcface_torch) and cosine: down to 0 at the end."""
     boundaries: list[Count] = field(default_factory=list)
     """Steps at which a step schedule changes."""
     scales: list[NotNegative] = field(default_factory=list)
     """Factor on the learning rate after each boundary."""
     warmup: Whole = 0
-    """Steps over which the rate climbs linearly from 0."""
+    """Steps over which the rate rises linearly from 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,7 +155,7 @@ class ScheduleConfig(Section, prefix="optim.schedule."):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(Section, prefix="optim."):
-    """How the backbone learns; lr, momentum and weight decay hold for the centres' SGD too."""
+    """The optimizer of the backbone; the centres' SGD has its lr, momentum and weight decay."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     """AdamW is for the backbone alone; the class centres keep SGD."""
@@ -164,7 +164,7 @@ class OptimConfig(Section, prefix="optim."):
     momentum: BelowOne = 0.9
     """Of SGD; AdamW has its own (0.9, 0.999)."""
     weight_decay: NotNegative = 5e-4
-    """Factor on the squared weights, of the centres too unless head_weight_decay is given."""
+    """Of the backbone, and of the centres unless head_weight_decay is given."""
     head_weight_decay: NotNegative | None = None
     """Of the class centres; weight_decay when not given."""
     decay: Literal["all", "weights"] = "all"
@@ -172,22 +172,22 @@ class OptimConfig(Section, prefix="optim."):
     clip_norm: Positive | None = None
     """Largest norm of the backbone's gradient; arcface_torch has 5."""
     fused: bool = False
-    """One kernel of torch for all parameters' updates; equal but for rounding."""
+    """Update all parameters in one kernel of torch; equal except for rounding."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Section, prefix="train."):
-    """How much is trained, in what portions, with what arithmetic."""
+    """Batches, length and precision."""
 
     batch_size: Count = 128
     """Samples of one rank in a step."""
     global_batch_size: Count | None = None
     """Samples of all ranks together; when given, it replaces batch_size x ranks."""
     micro_batch: Count | None = None
-    """Samples in the backbone at a time: memory for time; BatchNorm sees these."""
+    """Samples in the backbone at a time: less memory, more time. BatchNorm is over these."""
     epochs: Positive = 20.0
-    """Rounds through the images."""
+    """Passes over the images."""
     steps: Count | None = None
     """Steps in all; when given, it replaces epochs."""
     precision: Literal["float32", "tf32", "float64", "bf16", "fp16"] = "float32"
@@ -196,25 +196,25 @@ class TrainConfig(Section, prefix="train."):
     tf32 is float32 whose convolutions round to 10 bits where CUDA has cores for that.
     """
     sync_batchnorm: bool = False
-    """BatchNorm over the global batch: what is learnt no longer depends on the ranks."""
+    """BatchNorm over the global batch: the result no longer depends on the number of ranks."""
     nonfinite: Literal["stop", "skip"] = "stop"
-    """What a loss or gradient that is not finite does: end the run, or skip the step, counted."""
+    """At a loss or gradient that is not finite: stop the run, or skip the step and count it."""
     channels_last: bool = True
     """Memory layout of images and weights."""
     compile: bool = False
-    """Let torch.compile make kernels of the backbone; costs minutes at the start."""
+    """Compile the backbone with torch.compile; takes minutes at the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartConfig(Section, prefix="start."):
-    """What a new run takes over from an earlier one: its people may be others."""
+    """What a new run takes from the checkpoint of another one, with the same people or others."""
 
     checkpoint: str | None = None
-    """Begin with backbone, optimizer and class centres of this checkpoint, or run's last one."""
+    """Start with the backbone, optimizer and centres of this checkpoint, or of this run's last."""
     classes: str | None = None
     """File with a line for each class of the data: the label it had there, or `new`."""
     names: list[str] = field(default_factory=list)
-    """In its place two files of names, a line a class: of the checkpoint, of the data."""
+    """Instead, two files with a name for each class: of the checkpoint, and of the data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -233,7 +233,7 @@ class EvaluationConfig(Section, prefix="evaluation."):
     """Verification while training and at its end."""
 
     sets: list[str] = field(default_factory=list)
-    """Verification sets (.bin files), or "att"."""
+    """Verification sets: .bin files, names of such files beside the data (lfw), or "att"."""
     every: Count | None = None
     """Steps between verifications; only at the end when not given."""
     batch_size: Count = 64
@@ -242,12 +242,12 @@ class EvaluationConfig(Section, prefix="evaluation."):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig(Section, prefix="checkpoint."):
-    """When to save all that a run needs to go on."""
+    """When to save what --resume needs."""
 
     every: Count = 2000
     """Steps between checkpoints."""
     keep: Count = 3
-    """How many of the last ones stay."""
+    """Checkpoints that are kept, the last ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,13 +265,13 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto is CUDA where there is one."""
     timeout_s: Positive = 600.0
-    """Seconds that a rank waits for the others before it takes them for lost."""
+    """Seconds that a rank waits for the others before the run fails."""
     seed: Whole = 0
     """Of all random numbers."""
     log_every: Count = 10
     """Steps between log lines."""
     trackers: list[str] = field(default_factory=lambda: ["console", "jsonl"])
-    """Where figures go: console, jsonl, tensorboard, wandb, or one that you registered."""
+    """Where metrics go: console, jsonl, tensorboard, wandb, or one that you registered."""
 
     def to_yaml(self) -> str:
         """All fields as YAML; what `facescale train FILE` reads back."""

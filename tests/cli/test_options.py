@@ -9,6 +9,7 @@ import yaml
 
 from facescale.cli import main
 from facescale.cli.layers import Layer, build, merge, parse_layer, read_layer
+from facescale.cli.parser import Parser
 from facescale.cli.values import convert
 from facescale.config import Config
 from shared_data import shared_data
@@ -204,6 +205,15 @@ def test_a_python_config_says_what_to_do(
 def folder_of_a_run(tmp_path: Path) -> Path:
     (tmp_path / "config.yaml").touch()
     return tmp_path
+
+
+def test_a_parser_reads_true_and_false() -> None:
+    parser = Parser("x", "x", "")
+    parser.add_argument("--flip", type=bool)
+    assert parser.parse(["--flip", "false"]).flip is False
+    assert parser.parse(["--flip", "true"]).flip is True
+    with pytest.raises(ValueError, match="--flip"):
+        parser.parse(["--flip", "perhaps"])
 
 
 @pytest.mark.parametrize(

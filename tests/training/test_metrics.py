@@ -43,7 +43,7 @@ def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
 def test_another_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n'.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is not a record"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is no record"):
         read_metrics(path)
 
 

@@ -6,6 +6,8 @@ import sys
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from facescale.cli.values import convert
+
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
     """Help as wide as the terminal, up to 110 columns, with room for dotted names."""
@@ -28,6 +30,7 @@ class Parser(argparse.ArgumentParser):
             add_help=False,
         )
         self._positionals.title = "arguments"
+        self.register("type", bool, _true_or_false)  # bool("false") is true
 
     def parse(self, words: list[str]) -> argparse.Namespace:
         """The options among `words`; `--help` is shown and ends the process."""
@@ -43,6 +46,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise, where argparse would print its usage and exit."""
         raise ValueError(f"{message}; see `{self.prog} --help`")
+
+
+def _true_or_false(text: str) -> bool:
+    value: bool = convert(text, bool, "value")
+    return value
 
 
 def answer(text: str, status: int = 0) -> NoReturn:
