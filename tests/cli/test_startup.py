@@ -44,7 +44,7 @@ def answer(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float, st
         ("bench --help", 0, "kernels"),
         ("bench kernels --help", 0, "--against"),
         ("trian", 2, "unknown command 'trian', did you mean train?"),
-        ("bench fly", 2, "unknown command 'fly'; there are report, case, kernels"),
+        ("bench fly", 2, "unknown command 'fly'; there are report, page, case"),
         ("train", 2, "required: PRESET"),
         ("verify", 2, "required: MODEL, --pairs"),
         ("train nosuch", 2, "nosuch is neither a preset"),

@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "predict the memory of a run, the largest batch and the most identities",
     "presets": "list the presets",
     "bench report": "run the tables of the report on this machine and write them up",
+    "bench page": "write the pages of a report from its results.json; nothing is measured",
     "bench case": "one trial of the report: steps and their rates, nothing saved",
     "bench kernels": "time head, step, loader or inference beside the peers' plans of work",
 }

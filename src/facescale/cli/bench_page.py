@@ -1,23 +1,28 @@
 """`facescale bench page`: the pages of a report that was measured before."""
 
-from argparse import ArgumentParser, Namespace
+import argparse
 from pathlib import Path
 
-from facescale.report.page import write_report
-from facescale.report.record import load
+from facescale.cli.parser import Parser
 
-HELP = "write the report's pages from its results.json; nothing is measured"
-USAGE = "facescale bench page RESULTS.json [--output DIR]"
+USAGE = "facescale bench page RESULTS.json [--output FOLDER]"
 
 
-def add_options(parser: ArgumentParser) -> None:
+def add_options(parser: Parser) -> None:
     """What the command understands."""
-    parser.add_argument("results", help="results.json of `facescale bench report`")
-    parser.add_argument("--output", type=str, help="folder of the pages; that of RESULTS if not")
+    parser.add_argument(
+        "results", metavar="RESULTS.json", help="results.json of `facescale bench report`"
+    )
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="of the pages; that of RESULTS.json when not given"
+    )
 
 
-def run(chosen: Namespace) -> None:
+def run(chosen: argparse.Namespace) -> None:
     """Write `report.html`, `report.md` and its plots, and print the paths of the pages."""
+    from facescale.report.page import write_report
+    from facescale.report.record import load
+
     results = Path(chosen.results)
     output = results.parent if chosen.output is None else Path(chosen.output)
     for path in write_report(load(results), output):
