@@ -9,12 +9,9 @@ from facescale.cli.tables import show_verifications
 from facescale.cli.terminal import escape, file_to_write, say, show_json
 
 if TYPE_CHECKING:
-    from facescale.data.pairs import PairSet
     from facescale.evaluation.verification import Verification
 
 USAGE = "facescale verify MODEL --pairs SET [SET ...] [options]"
-FOLDS = 10
-"""As the published figures have them."""
 
 
 def add_options(parser: Parser) -> None:
@@ -22,7 +19,7 @@ def add_options(parser: Parser) -> None:
     add_model_options(parser)
     add = parser.add_argument
     add("--pairs", nargs="+", required=True, metavar="SET", help=".bin files, or att")
-    add("--folds", type=int, metavar="N", help=f"of the accuracy [{FOLDS}, fewer for small sets]")
+    add("--folds", type=int, metavar="N", help="of the accuracy [10, fewer for small sets]")
     add("--plot", metavar="FILE", help="draw the ROC curves to this PNG")
     add("--batch_size", type=int, default=64, metavar="N", help="images at a time [64]")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="[auto]")
@@ -38,12 +35,13 @@ def run(chosen: argparse.Namespace) -> None:
     from facescale.acceleration.folding import inference_copy
     from facescale.distributed import processes, world_group
     from facescale.evaluation.embedding import verify_pairs
+    from facescale.evaluation.verification import FOLDS, choose_folds
     from facescale.training.sets import open_sets
 
     with processes(chosen.device) as device:
         backbone, world = inference_copy(backbone.to(device)), world_group()
         sets = open_sets(chosen.pairs)
-        folds = {pairs.name: chosen.folds or _fitting_folds(pairs) for pairs in sets}
+        folds = {pairs.name: chosen.folds or choose_folds(pairs.same) for pairs in sets}
         answers = {
             pairs.name: verify_pairs(
                 backbone,
@@ -75,21 +73,3 @@ def run(chosen: argparse.Namespace) -> None:
 def _figures(name: str, answer: "Verification", folds: int) -> dict[str, float]:
     metrics = answer.metrics(name).items()
     return {key.removeprefix(f"{name}/"): value for key, value in metrics} | {"folds": folds}
-
-
-def _fitting_folds(pairs: "PairSet") -> int:
-    """The usual number of folds, or the most below it that have pairs of both kinds each.
-
-    Raises:
-        ValueError: Not even two folds have that.
-    """
-    from facescale.evaluation.verification import check_pairs
-
-    for folds in range(min(FOLDS, len(pairs.same)), 1, -1):
-        try:
-            check_pairs(pairs.same, folds)
-        except ValueError:
-            continue
-        return folds
-    check_pairs(pairs.same, 2)
-    raise AssertionError("unreachable")
