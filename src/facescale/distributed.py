@@ -235,15 +235,10 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
         if not (launched and _is_lost(error)):
             raise
         if "EADDRINUSE" in str(error):
-            raise OSError(
-                f"port {os.environ.get('MASTER_PORT')} of this host is in use by another process; "
-                "choose another one: MASTER_PORT, or torchrun --master-port"
-            ) from error
-        why = str(error).splitlines()[0]
-        raise ConnectionError(
-            f"the other ranks are gone or out of reach ({why}); --resume continues from the last "
-            "checkpoint"
-        ) from error
+            port = f"port {os.environ.get('MASTER_PORT')} of this host is in use by another process"
+            raise OSError(f"{port}; set MASTER_PORT or --master-port to another") from error
+        why = f"the other ranks are gone or out of reach ({str(error).splitlines()[0]})"
+        raise ConnectionError(f"{why}; --resume continues from the last checkpoint") from error
     finally:
         if launched and dist.is_initialized():
             dist.destroy_process_group()
