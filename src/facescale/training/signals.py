@@ -1,4 +1,8 @@
-"""SIGTERM and Ctrl-C: asked to leave, a run saves first."""
+"""Signals on which a run saves a checkpoint and stops.
+
+Schedulers send SIGTERM, SIGUSR1 or SIGUSR2 before they end a job, a lost terminal sends SIGHUP,
+and Ctrl-C sends SIGINT.
+"""
 
 import signal
 import threading
@@ -8,7 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 IMPATIENCE_S = 2.0
 """A second Ctrl-C after so long leaves at once; before, torchrun's copy of the first may come."""
 
@@ -39,7 +49,9 @@ def asked_to_leave() -> Iterator[Asked]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = {number: signal.signal(number, asked) for number in SIGNALS}
+    # What is ignored stays so: nohup ignores SIGHUP, and the run is to outlive the terminal.
+    heard = (n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN)
+    before = {number: signal.signal(number, asked) for number in heard}
     try:
         yield asked
     finally:
