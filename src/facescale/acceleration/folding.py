@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from facescale.acceleration.accelerate import PIXELS, swap_
 from facescale.backbones import Backbone, build
+from facescale.backbones.convolutional import ConvolutionalBackbone
 from facescale.backbones.iresnet import Unit
 
 
@@ -33,6 +35,7 @@ def inference_copy(backbone: Backbone) -> Backbone:
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
     ):
+        swap_(copy, PIXELS)
         _pack_(copy)
     return copy
 
@@ -56,7 +59,7 @@ def fold(backbone: Backbone) -> Backbone:
 def _rows(network: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]:
     """Names of layers of which each sees nothing but the output of the one before, and whose."""
     for module in network.modules():
-        if isinstance(module, Backbone):
+        if isinstance(module, ConvolutionalBackbone):
             yield module, [*module.trunk_names, *module.neck_names]
         elif isinstance(module, Unit):
             yield module, ["bn1", "conv1", "bn2", "prelu", "conv2", "bn3"]

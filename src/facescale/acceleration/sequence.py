@@ -1,38 +1,29 @@
-"""Layers one after the other, with as many of them at once as the native kernels can do."""
+"""Layers one after the other, with as many of them at once as the native operators can do."""
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 
-from facescale.acceleration.chain import chain_of, is_alone, run, takes
-
-
-class Layers(nn.Module):
-    """Layers in sequence, kept under `layers`: a level that arcface_torch's weight names have."""
-
-    is_residual = False
-    """Whether the input is added to the output."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layers in order."""
-        return in_sequence(self.layers, x, x if self.is_residual else None)
+from facescale.acceleration.chain import can_add, chain_of, is_alone, run
+from facescale.acceleration.pixels import normalise
+from facescale.backbones.convolutional import ConvolutionalBackbone
+from facescale.backbones.iresnet import Unit
+from facescale.backbones.layers import Layers
+from facescale.backbones.mobilefacenet import Bottleneck
 
 
 def in_sequence(layers: Iterable[nn.Module], x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-    """What `layers` make of `x` one after the other, plus `shortcut` (b, c, h, w) if there is one.
+    """Apply `layers` to `x` one after the other, and add `shortcut` (b, c, h, w) if there is one.
 
-    A residual one among them is done by itself, all others as if they lay in one row.
+    Containers among them are taken apart, so that chains reach across their borders.
     """
     remaining = list(_flat(layers))
     while remaining:
         links = chain_of(remaining, x)
         if links:
             del remaining[: sum(map(len, links))]
-            is_last = not remaining and takes(links, x, shortcut)
+            is_last = not remaining and can_add(links, x, shortcut)
             x = run(links, x, shortcut if is_last else None)
             shortcut = None if is_last else shortcut
         else:
@@ -41,12 +32,66 @@ def in_sequence(layers: Iterable[nn.Module], x: Tensor, shortcut: Tensor | None 
 
 
 def _flat(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """The layers inside plain sequences to which no hook listens."""
     for layer in layers:
-        if not is_alone(layer):
+        inner = _inside(layer) if is_alone(layer) else None
+        if inner is None:
             yield layer
-        elif type(layer) is nn.Sequential:
-            yield from _flat(layer)
-        elif isinstance(layer, Layers) and not layer.is_residual:
-            yield from _flat(layer.layers)
         else:
-            yield layer
+            yield from _flat(inner)
+
+
+def _inside(layer: nn.Module) -> nn.Sequential | None:
+    """The layers of a container that does nothing but apply them in order."""
+    if type(layer) in (nn.Sequential, ChainedSequential):
+        return layer  # type: ignore[return-value]
+    if type(layer) in (Layers, ChainedLayers):
+        return layer.layers  # type: ignore[return-value]
+    if type(layer) in (Bottleneck, ChainedBottleneck) and not layer.is_residual:
+        return layer.layers  # type: ignore[return-value]
+    return None
+
+
+class ChainedSequential(nn.Sequential):
+    """`torch.nn.Sequential` in chains."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layers in order."""
+        return in_sequence(self, input)
+
+
+class ChainedLayers(Layers):
+    """`Layers` in chains."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layers in order."""
+        return in_sequence(self.layers, x)
+
+
+class ChainedBottleneck(Bottleneck):
+    """MobileFaceNet's bottleneck in chains."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
+        return in_sequence(self.layers, x, x if self.is_residual else None)
+
+
+class ChainedUnit(Unit):
+    """IResNet's unit in chains."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
+        layers = (self.bn1, self.conv1, self.bn2, self.prelu, self.conv2, self.bn3)
+        return in_sequence(layers, x, in_sequence([self.downsample], x))
+
+
+class ChainedBackbone(ConvolutionalBackbone):
+    """A trunk and a neck in chains, behind one pass over the pixels."""
+
+    def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Pixels 0..255 to numbers around 0, by the family's scale."""
+        return normalise(pixels, dtype, self.pixel_scale)
+
+    def apply_layers(self, names: Iterable[str], x: Tensor) -> Tensor:
+        """Apply the layers of these names in order."""
+        return in_sequence(map(self.get_submodule, names), x)

@@ -4,13 +4,44 @@ Weight names are arcface_torch's, so that its `model.pt` loads as it is.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
-from facescale.acceleration.conv import Conv2d
-from facescale.acceleration.prelu import PReLU
-from facescale.acceleration.sequence import in_sequence
-from facescale.kernels.cpu.norm import BatchNorm2d
+from facescale.backbones.convolutional import ConvolutionalBackbone, assemble
+from facescale.backbones.registry import register
+
+
+@register("r200", units=(6, 26, 60, 6))
+@register("r100", units=(3, 13, 30, 3))
+@register("r50", units=(3, 4, 14, 3))
+@register("r34", units=(3, 4, 6, 3))
+@register("r18_half", units=(2, 2, 2, 2), width=32)
+@register("r18", units=(2, 2, 2, 2))
+def iresnet(
+    units: Sequence[int],
+    width: int = 64,
+    embedding_dim: int | None = None,
+    neck: str = "E",
+    family: str = "mxnet",
+    dropout: float | None = None,
+    image_size: int = 112,
+    *,
+    generator: torch.Generator | None = None,
+) -> ConvolutionalBackbone:
+    """An IResNet of `units` (see `trunk`); `embedding_dim` None is the trunk's channels."""
+    return assemble(
+        "iresnet",
+        partial(trunk, units, width),
+        channels=8 * width,
+        embedding_dim=8 * width if embedding_dim is None else embedding_dim,
+        neck=neck,
+        family=family,
+        dropout=dropout,
+        image_size=image_size,
+        generator=generator,
+    )
 
 
 def trunk(units: Sequence[int], width: int, eps: float) -> dict[str, nn.Module]:
@@ -22,8 +53,8 @@ def trunk(units: Sequence[int], width: int, eps: float) -> dict[str, nn.Module]:
     """
     return {
         "conv1": _conv3x3(3, width),
-        "bn1": BatchNorm2d(width, eps=eps),
-        "prelu": PReLU(width),
+        "bn1": nn.BatchNorm2d(width, eps=eps),
+        "prelu": nn.PReLU(width),
         "layer1": _stage(width, width, units[0], eps),  # 112 -> 56
         "layer2": _stage(width, 2 * width, units[1], eps),  # 56 -> 28
         "layer3": _stage(2 * width, 4 * width, units[2], eps),  # 28 -> 14
@@ -48,24 +79,27 @@ class Unit(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, eps: float) -> None:
         super().__init__()
-        self.bn1 = BatchNorm2d(in_channels, eps=eps)
+        self.bn1 = nn.BatchNorm2d(in_channels, eps=eps)
         self.conv1 = _conv3x3(in_channels, channels)
-        self.bn2 = BatchNorm2d(channels, eps=eps)
-        self.prelu = PReLU(channels)
+        self.bn2 = nn.BatchNorm2d(channels, eps=eps)
+        self.prelu = nn.PReLU(channels)
         self.conv2 = _conv3x3(channels, channels, stride)
-        self.bn3 = BatchNorm2d(channels, eps=eps)
+        self.bn3 = nn.BatchNorm2d(channels, eps=eps)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1:
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, channels, 1, stride, bias=False),
-                BatchNorm2d(channels, eps=eps),
+                nn.BatchNorm2d(channels, eps=eps),
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
-        layers = (self.bn1, self.conv1, self.bn2, self.prelu, self.conv2, self.bn3)
-        return in_sequence(layers, x, in_sequence([self.downsample], x))
+        y: Tensor = self.conv1(self.bn1(x))
+        y = self.prelu(self.bn2(y))
+        y = self.bn3(self.conv2(y))
+        shortcut: Tensor = self.downsample(x)
+        return y + shortcut
 
 
-def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> Conv2d:
-    return Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)

@@ -1,9 +1,19 @@
 """The building blocks that MobileFaceNet and neck GDC share."""
 
-from facescale.acceleration.conv import Conv2d
-from facescale.acceleration.prelu import PReLU
-from facescale.acceleration.sequence import Layers
-from facescale.kernels.cpu.norm import BatchNorm2d
+from torch import Tensor, nn
+
+
+class Layers(nn.Module):
+    """Layers in sequence, kept under `layers`: a level that arcface_torch's weight names have."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layers in order."""
+        y: Tensor = self.layers(x)
+        return y
 
 
 def conv_bn(
@@ -17,7 +27,7 @@ def conv_bn(
     padding: int | None = None,
 ) -> Layers:
     """Convolution without bias, then BatchNorm; `padding` None keeps the size at stride 1."""
-    conv = Conv2d(
+    conv = nn.Conv2d(
         in_channels,
         channels,
         kernel,
@@ -26,7 +36,7 @@ def conv_bn(
         groups=groups,
         bias=False,
     )
-    return Layers(conv, BatchNorm2d(channels, eps=eps))
+    return Layers(conv, nn.BatchNorm2d(channels, eps=eps))
 
 
 def conv_bn_prelu(
@@ -34,5 +44,5 @@ def conv_bn_prelu(
 ) -> Layers:
     """`conv_bn` followed by a PReLU with one slope per channel."""
     block = conv_bn(in_channels, channels, kernel, eps=eps, stride=stride, groups=groups)
-    block.layers.append(PReLU(channels))
+    block.layers.append(nn.PReLU(channels))
     return block

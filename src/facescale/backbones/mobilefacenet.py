@@ -4,11 +4,58 @@ Weight names are arcface_torch's, so that its `model.pt` loads as it is.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from facescale.acceleration.sequence import Layers
-from facescale.backbones.layers import conv_bn, conv_bn_prelu
+from facescale.backbones.convolutional import ConvolutionalBackbone, assemble
+from facescale.backbones.layers import Layers, conv_bn, conv_bn_prelu
+from facescale.backbones.registry import register
+
+
+@register(
+    "mbf_large",
+    blocks=(2, 8, 12, 4),
+    width=256,
+    first_expansion=128,
+    embedding_dim=512,
+    family="arcface_torch",
+)
+@register(
+    "mbf",
+    blocks=(1, 4, 6, 2),
+    width=128,
+    first_expansion=128,
+    embedding_dim=512,
+    family="arcface_torch",
+)
+@register("y2", blocks=(2, 8, 16, 4), embedding_dim=256)
+@register("y1", blocks=(1, 4, 6, 2))
+def mobilefacenet(
+    blocks: Sequence[int],
+    width: int = 64,
+    first_expansion: int = 64,
+    embedding_dim: int = 128,
+    neck: str = "GDC",
+    family: str = "mxnet",
+    dropout: float | None = None,
+    image_size: int = 112,
+    *,
+    generator: torch.Generator | None = None,
+) -> ConvolutionalBackbone:
+    """A MobileFaceNet of `blocks`, `width` and `first_expansion` (see `trunk`)."""
+    return assemble(
+        "mobilefacenet",
+        partial(trunk, blocks, width, first_expansion),
+        channels=512,
+        embedding_dim=embedding_dim,
+        neck=neck,
+        family=family,
+        dropout=dropout,
+        image_size=image_size,
+        generator=generator,
+    )
 
 
 def trunk(
@@ -54,3 +101,8 @@ class Bottleneck(Layers):
             conv_bn(expansion, channels, 1, eps=eps),
         )
         self.is_residual = stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
+        y = super().forward(x)
+        return y + x if self.is_residual else y

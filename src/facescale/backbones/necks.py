@@ -13,10 +13,8 @@ which is what MXNet calls `fix_gamma`, except in arcface_torch's GDC. E is the c
 
 from torch import nn
 
-from facescale.acceleration.sequence import Layers
 from facescale.backbones.families import Family
-from facescale.backbones.layers import conv_bn
-from facescale.kernels.cpu.norm import BatchNorm2d
+from facescale.backbones.layers import Layers, conv_bn
 
 NAMES = ("E", "FC", "GDC")
 
@@ -43,7 +41,7 @@ def _fully_connected(
 ) -> dict[str, nn.Module]:
     channels, size = features
     return {
-        "bn2": BatchNorm2d(channels, eps=eps),
+        "bn2": nn.BatchNorm2d(channels, eps=eps),
         "dropout": nn.Dropout(dropout),
         "flatten": nn.Flatten(),
         "fc": nn.Linear(channels * size * size, embedding_dim),

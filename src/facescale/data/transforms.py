@@ -1,6 +1,5 @@
 """Augmentation of whole batches, on the device they lie on."""
 
-import ctypes
 import math
 from dataclasses import dataclass, fields
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from facescale.kernels.cpu.dispatch import address, kernels
+from facescale.kernels.cpu import pixels as native_pixels
 from facescale.random import uniform
 
 # One random number of every sample belongs to each name, whether it is used or not: so turning
@@ -136,12 +135,8 @@ class Augment:
 
 def _mirror(images: Tensor, chosen: Tensor) -> Tensor:
     """Flip the images that are `chosen`, (b,) of bool on the host, left to right."""
-    native = kernels("pixels", images, dtype=torch.uint8)
-    if native is not None and images.shape[1] == 3:
-        flipped = torch.empty_like(images)
-        sizes = map(ctypes.c_int64, (len(images), *images.shape[2:]))
-        native.pixels_mirror(*map(address, (images, flipped, chosen)), *sizes)
-        return flipped
+    if images.shape[1] == 3 and native_pixels.serves(images):
+        return native_pixels.mirror(images, chosen)  # type: ignore[no-any-return]
     places = chosen.nonzero()[:, 0].to(images.device)
     pixels = images.permute(0, 2, 3, 1)  # as they lie in memory: several times faster
     return pixels.index_copy(0, places, pixels.index_select(0, places).flip(2)).permute(0, 3, 1, 2)

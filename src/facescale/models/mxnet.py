@@ -103,7 +103,7 @@ def load_mxnet(backbone: Backbone, params: Mapping[str, NDArray[Any]]) -> None:
         ValueError: The backbone is of another family, or any name is missing or unexpected or any
             shape differs; the backbone is then unchanged.
     """
-    if (family := backbone.spec["family"]) != "mxnet":
+    if (family := backbone.spec.get("family")) != "mxnet":
         raise ValueError(
             f"{backbone.name} is of family {family}, whose eps and pixel scale do not suit weights"
             " from MXNet; build it with family='mxnet'"

@@ -16,6 +16,7 @@ from torch.nn.functional import avg_pool2d
 from facescale.acceleration.folding import fold
 from facescale.backbones import Backbone
 from facescale.backbones.backbone import IMAGE_SHAPE
+from facescale.backbones.convolutional import ConvolutionalBackbone
 
 INPUT, OUTPUT = "data", "embedding"
 OPSET = 20
@@ -81,15 +82,20 @@ class _Graph(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = fold(backbone)
-        first = next(layer for layer in self.backbone.modules() if isinstance(layer, nn.Conv2d))
-        first.weight *= STD / backbone.pixel_scale  # between the two lie means of pixels, no more
+        if isinstance(self.backbone, ConvolutionalBackbone):
+            layers = self.backbone.modules()
+            first = next(layer for layer in layers if isinstance(layer, nn.Conv2d))
+            # between the two lie means of pixels, no more
+            first.weight *= STD / self.backbone.pixel_scale
 
     def forward(self, data: Tensor) -> Tensor:
         """(b, 3, 112, 112) to (b, dim)."""
-        x = avg_pool2d(data, self.backbone.shrink) if self.backbone.shrink > 1 else data
-        for name in (*self.backbone.trunk_names, *self.backbone.neck_names):
-            x = self.backbone.get_submodule(name)(x)
-        return x
+        backbone = self.backbone
+        if not isinstance(backbone, ConvolutionalBackbone):
+            embeddings: Tensor = backbone(data * STD + MEAN)
+            return embeddings
+        x = avg_pool2d(data, backbone.shrink) if backbone.shrink > 1 else data
+        return backbone.apply_layers((*backbone.trunk_names, *backbone.neck_names), x)
 
 
 def _metadata(backbone: Backbone) -> dict[str, str]:

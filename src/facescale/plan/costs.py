@@ -1,21 +1,26 @@
 """What a training step costs in memory, taken from the real modules on small or fake tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from facescale.backbones.backbone import IMAGE_SHAPE
-from facescale.config import Config
+from facescale.config import BackboneConfig, Config, OptimConfig, TrainConfig
 from facescale.head import MarginHead
 from facescale.head.margin_head import LOGITS_BUDGET
 from facescale.head.walks.blocks import block_rows
-from facescale.kernels.cpu.build import missing
 from facescale.plan.ledger import Ledger
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import make_optimizer
-from facescale.training.state import PRECISIONS, make_backbone, trunk_autocast
+from facescale.training.state import (
+    PRECISIONS,
+    make_backbone,
+    memory_layout,
+    trunk_autocast,
+)
 
 _PROBED = (128, 256)  # rows of one block, and samples: the cost is linear in either
 
@@ -37,22 +42,63 @@ class BackboneCost:
 
 
 def backbone_cost(config: Config, batch: int, device_type: str = "cpu") -> BackboneCost:
+    """The cost of one step of the backbone with `batch` images on a device."""
+    train = config.train
+    return _walk(
+        replace(config.backbone, weights=None),
+        OptimiserKind(config.optim.name, config.optim.momentum, config.optim.fused),
+        PRECISIONS[train.precision].itemsize,
+        train.micro_batch,
+        train.channels_last,
+        batch,
+        device_type,
+    )
+
+
+class OptimiserKind(NamedTuple):
+    """Those of the fields of `OptimConfig` on which its state depends."""
+
+    name: Literal["sgd", "adamw"]
+    momentum: float
+    fused: bool
+
+
+_OF_SIZE: dict[int, Literal["float64", "float32", "bf16"]] = {8: "float64", 4: "float32", 2: "bf16"}
+"""A precision that stands for all with numbers of so many bytes."""
+
+
+@lru_cache(maxsize=64)
+def _walk(
+    backbone: BackboneConfig,
+    optimiser: OptimiserKind,
+    itemsize: int,
+    micro_batch: int | None,
+    channels_last: bool,
+    batch: int,
+    device_type: str,
+) -> BackboneCost:
     """Walk one step of the backbone on fake tensors, which have shapes but no memory.
 
-    torch's plain BatchNorm stands for one over all ranks, which keeps as much. Weights are float32.
+    Fake CPU tensors stand for those of any device; only the layers are the device's. torch's plain
+    BatchNorm stands for one over all ranks, which keeps as much. Weights are float32.
     """
-    layout = _layout(config, device_type)
+    train = TrainConfig(
+        precision=_OF_SIZE[itemsize], micro_batch=micro_batch, channels_last=channels_last
+    )
+    optim = OptimConfig(**optimiser._asdict())
+    config = Config(backbone=backbone, optim=optim, train=train)
+    layout = memory_layout(train)
     fake = FakeTensorMode()
     with fake:
-        backbone = make_backbone(config.backbone)
-        for weight in backbone.parameters():  # fake ones refuse Module.to
+        network = make_backbone(config, torch.device(device_type))
+        for weight in network.parameters():  # fake ones refuse Module.to
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=layout)
-        model = MicroBatches(backbone, config.train.micro_batch).train()
-        optimizer = make_optimizer(backbone, config.optim)
+        model = MicroBatches(network, train.micro_batch).train()
+        optimizer = make_optimizer(network, optim)
     with fake, Ledger() as ledger:
         images = torch.empty((batch, *IMAGE_SHAPE), dtype=torch.uint8, memory_format=layout)
-        with trunk_autocast("cpu", config.train.precision):
+        with trunk_autocast("cpu", train.precision):
             embeddings = model(images)
         activations = ledger.live
         embeddings.backward(torch.empty_like(embeddings))
@@ -61,28 +107,13 @@ def backbone_cost(config: Config, batch: int, device_type: str = "cpu") -> Backb
         optimizer.step()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return BackboneCost(
-        embedding_dim=backbone.embedding_dim,
-        weights=_num_bytes(*backbone.parameters(), *backbone.buffers()),
+        embedding_dim=network.embedding_dim,
+        weights=_num_bytes(*network.parameters(), *network.buffers()),
         optimiser=_num_bytes(*(t for s in optimizer.state.values() for t in s.values())),
         gradients=_num_bytes(*parameters),
         activations=activations,
         peak=peak,
     )
-
-
-def _layout(config: Config, device_type: str) -> torch.memory_format:
-    """Channels last where native kernels then keep less than torch; else the bytes are the same.
-
-    Contiguous images are walked faster: no PReLU takes them block by block.
-    """
-    is_native = (
-        device_type == "cpu"
-        and config.train.channels_last
-        and not config.train.sync_batchnorm
-        and PRECISIONS[config.train.precision] == torch.float32
-        and missing() is None
-    )
-    return torch.channels_last if is_native else torch.contiguous_format
 
 
 def _num_bytes(*values: object) -> int:

@@ -104,7 +104,7 @@ class TorchStep:
         """`head` makes a head for embeddings of a given dimension."""
         backbone = backbones.build(network)
         self.embedding_dim = backbone.embedding_dim
-        self.backbone = with_torchs_layers_(backbone).train()
+        self.backbone = backbone.train()
         self.head = head(self.embedding_dim)
         learning = [p for p in self.backbone.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(learning, LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
@@ -115,15 +115,3 @@ class TorchStep:
         torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), CLIP_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
-
-
-def with_torchs_layers_(network: nn.Module) -> nn.Module:
-    """Replace each of our layers in `network` by the torch layer that it derives from; returns it.
-
-    Our layers have no state but torch's, so it is enough to change the class.
-    """
-    for module in network.modules():
-        if not list(module.children()):
-            kinds = type(module).__mro__
-            module.__class__ = next(k for k in kinds if k.__module__.startswith("torch."))
-    return network

@@ -13,7 +13,6 @@ from facescale import backbones
 from facescale.acceleration.folding import inference_copy
 from facescale.backbones import Backbone
 from facescale.models.onnx import INPUT, MEAN, STD, export_onnx, open_session
-from facescale.timing.baselines import with_torchs_layers_
 from facescale.timing.interleave import Case, Contender, Prepare
 from facescale.timing.steps import PROCESS, flop, pixels
 
@@ -49,7 +48,7 @@ def _own(network: str, batch: int, calls: int) -> Prepare:
 
 
 def _torch(network: str, batch: int, calls: int) -> Prepare:
-    model = with_torchs_layers_(trained(network))
+    model = trained(network)
     return _turns(_forward(model, pixels(batch).float().contiguous()), calls)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils import data
 
-from facescale.backbones.backbone import normalise
+from facescale.acceleration.pixels import normalise
 from facescale.data.dataset import Dataset, open_dataset
 from facescale.data.images import IMAGE_SIZE, Pixels, decode
 from facescale.data.loader import Loader

@@ -29,7 +29,6 @@ from facescale.timing.baselines import (
     DenseHead,
     SampledHead,
     TorchStep,
-    with_torchs_layers_,
 )
 from facescale.timing.interleave import Case, Contender, Prepare
 from facescale.training.state import build
@@ -119,11 +118,8 @@ def _own_backbone(config: Config, batch: int) -> Prepare:
 
 def _torch_backbone(network: str, batch: int) -> Prepare:
     module = backbones.build(network)
-    return _passes(
-        with_torchs_layers_(module).train(),
-        module.embedding_dim,
-        pixels(batch).float().contiguous(),
-    )
+    images = pixels(batch).float().contiguous()
+    return _passes(module.train(), module.embedding_dim, images)
 
 
 def _passes(model: torch.nn.Module, dim: int, images: Tensor) -> Prepare:

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from facescale import backbones
+from facescale.acceleration import accelerate_
 from facescale.checkpoint.statistics import synchronise_norms_
-from facescale.config import BackboneConfig, Config, TrainConfig
+from facescale.config import Config, TrainConfig
 from facescale.data.dataset import Dataset, open_dataset
 from facescale.data.loader import Loader
 from facescale.data.pairs import PairSet
@@ -167,10 +168,11 @@ def round_convolutions(to_tf32: bool) -> None:
 
 
 def make_backbone(
-    chosen: BackboneConfig, random: torch.Generator | None = None
+    config: Config, device: torch.device, random: torch.Generator | None = None
 ) -> backbones.Backbone:
-    """The network that a config describes, with weights drawn from `random`."""
-    return backbones.build(
+    """The network of a run on `device`, still on the CPU, with weights drawn from `random`."""
+    chosen = config.backbone
+    backbone = backbones.build(
         chosen.name,
         chosen.embedding_dim,
         chosen.neck,
@@ -179,18 +181,25 @@ def make_backbone(
         chosen.image_size,
         generator=random,
     )
+    accelerate_(backbone, device, PRECISIONS[config.train.precision])
+    return backbone
+
+
+def memory_layout(train: TrainConfig) -> torch.memory_format:
+    """How images and the weights of convolutions lie in memory."""
+    return torch.channels_last if train.channels_last else torch.contiguous_format
 
 
 def _place_backbone(config: Config, device: torch.device, world: Group) -> backbones.Backbone:
     """The network with the weights that a run begins with, where and how it will be trained."""
-    backbone = make_backbone(config.backbone, generator("cpu", config.seed, BACKBONE))
+    backbone = make_backbone(config, device, generator("cpu", config.seed, BACKBONE))
     if config.backbone.weights is not None:
         load_weights_(backbone, config.backbone.weights)
     if config.train.sync_batchnorm:
         synchronise_norms_(backbone, world)
     if config.train.compile:
         backbone.compile()  # in place: the names of its weights stay
-    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    layout = memory_layout(config.train)
     return backbone.to(device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
 

@@ -74,7 +74,7 @@ void forward(const Shape& s, const Norm* before, const float* x, const float* we
         });
         parts.put(std::move(mine));
     }
-    if (behind) learn(*behind, parts.sum(Moments(s.channels)));
+    if (behind) set_statistics(*behind, parts.sum(Moments(s.channels)));
 }
 
 template <int GROUP>

@@ -48,7 +48,7 @@ void norm_statistics(const Norm* n, const float* x) {
         });
         parts.put(std::move(mine));
     }
-    learn(*n, parts.sum(Moments(n->channels)));
+    set_statistics(*n, parts.sum(Moments(n->channels)));
 }
 
 void norm_apply(const Norm* n, const float* x, const float* shortcut, float* y) {

@@ -7,14 +7,14 @@
 
 #include "sums.h"
 
-// As `Norm` in facescale/backbones/norm.py.
+// As `Norm` in norm.py.
 struct Norm {
     int64_t rows, channels;
     const float *weight, *bias, *slope;  // slope: of PReLU, or null where none follows
-    float *mean, *inverse;               // of the standard deviation; the forward pass sets them
-    float *running_mean, *running_variance;
+    // Of the batch, 1 / deviation, and the unbiased variance; the forward pass sets them.
+    float *mean, *inverse, *variance;
     double* totals;  // (3, channels), as `Sums` has them; the backward pass sets them
-    float eps, momentum;
+    float eps;
 };
 
 namespace {
@@ -96,14 +96,12 @@ class Moments {
     int64_t pending = 0;
 };
 
-// Mean and deviation of a batch, for this step and for the running ones.
-inline void learn(const Norm& n, const Moments& all) {
+// Sets the statistics of a norm.
+inline void set_statistics(const Norm& n, const Moments& all) {
     for (int64_t c = 0; c < n.channels; ++c) {
         n.mean[c] = all.mean[c];
         n.inverse[c] = 1.0 / std::sqrt(all.squares[c] / n.rows + n.eps);
-        n.running_mean[c] += n.momentum * (all.mean[c] - n.running_mean[c]);
-        n.running_variance[c] +=
-            n.momentum * (all.squares[c] / (n.rows - 1) - n.running_variance[c]);
+        n.variance[c] = all.squares[c] / (n.rows - 1);
     }
 }
 

@@ -9,7 +9,7 @@
 
 extern "C" {
 
-// As `Pointwise` in facescale/backbones/pointwise.py.
+// As `_Pointwise` in between.py.
 struct Pointwise {
     int64_t rows, inputs, outputs;
 };
@@ -53,7 +53,7 @@ void pointwise_forward(const Pointwise* p, const Norm* before, const float* x, c
         });
         parts.put(std::move(mine));
     }
-    learn(*behind, parts.sum(Moments(p->outputs)));
+    set_statistics(*behind, parts.sum(Moments(p->outputs)));
 }
 
 // `shortcut`, if there is one, is a gradient that reached the input by another way.

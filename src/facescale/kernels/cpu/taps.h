@@ -9,7 +9,7 @@
 
 #include "vectors.h"
 
-// As `_Arguments` in facescale/backbones/depthwise.py.
+// As `_Depthwise` in between.py.
 struct Depthwise {
     int64_t images, height, width, channels, stride, group;  // of the input; channels in a group
 };

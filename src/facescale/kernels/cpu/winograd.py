@@ -1,114 +1,136 @@
-"""3x3 convolutions by Winograd's F(2x2, 3x3): 16 products for what plainly are 36, on CPUs."""
+"""3x3 convolutions by Winograd's F(2x2, 3x3): 16 products for what plainly are 36, on CPUs.
+
+The transforms are operators; around them are torch's matrix products. The scratch tensors, four
+times as large as the images, are plain tensors of one call, so they are counted where tensors are.
+Images are (b, c, h, w), transformed ones (16, tiles, c); weights are (c', c, 3, 3), transformed
+ones (16, c', c); all float32, images and weights channels last.
+"""
 
 import ctypes
-import math
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
-from facescale.kernels.cpu.dispatch import address
+from facescale.kernels.cpu.operators import address, channels_last, define_native, images, native
 
 PORTION = 32 << 20  # bytes of transformed images at once: more would leave the shared cache
 
 
+class _Images(ctypes.Structure):
+    """As `Images` in winograd.cpp."""
+
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("images", "height", "width", "channels"))
+
+
+def _of_images(x: Tensor) -> tuple[Any, ...]:
+    batch, channels, height, width = x.shape
+    return (ctypes.byref(_Images(batch, height, width, channels)),)
+
+
+def _of_weights(weight: Tensor) -> tuple[Any, ...]:
+    return tuple(map(ctypes.c_int64, weight.shape[:2]))
+
+
+def _transform(name: str, sizes: Callable[[Tensor], tuple[Any, ...]]) -> Any:
+    """The operator that writes the transform `name` of its first tensor into its second."""
+
+    def fill(source: Tensor, target: Tensor) -> None:
+        plain = source if source.ndim == 4 else target
+        places = address(source), address(target)
+        getattr(native("winograd"), f"winograd_{name}")(*sizes(plain), *places)
+
+    schema = f"winograd_{name}(Tensor source, Tensor(a!) target) -> ()"
+    return define_native(schema, lambda source, target: None, fill)
+
+
+# The adjoint of a transform takes its gradients the other way.
+_input = _transform("input", _of_images)
+_input_adjoint = _transform("input_adjoint", _of_images)
+_output = _transform("output", _of_images)
+_output_adjoint = _transform("output_adjoint", _of_images)
+_weight = _transform("weight", _of_weights)
+_weight_adjoint = _transform("weight_adjoint", _of_weights)
+
+
 class Winograd(torch.autograd.Function):
-    """A convolution of stride 1 and padding 1; native transforms around torch's matrix products.
+    """A convolution of stride 1 and padding 1: images and weights to (b, c', h, w).
 
     The sums are those of other terms than in a plain convolution; what rounding costs is as much.
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, native: Any, x: Tensor, weight: Tensor) -> Tensor:
-        """Images (b, c, h, w), weights (channels, c, 3, 3), channels last; (b, channels, h, w)."""
-        output = torch.empty((len(x), len(weight), *x.shape[2:]), memory_format=torch.channels_last)
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """The convolution, a few images at a time."""
+        output = images((len(x), len(weight), *x.shape[2:]))
+        factors = _factors(weight)
+        rooms = _rooms(x, output)
         for inputs, outputs in _portions(x, output):
-            factors, matrices, products = _scratch(
-                _of_weight(weight), _of_images(inputs), _of_images(outputs)
-            )
-            native.winograd_weight(*_sizes(weight), address(weight), address(factors))
-            native.winograd_input(_images(inputs), address(inputs), address(matrices))
+            matrices, products = _views(rooms, inputs, outputs)
+            _input(inputs, matrices)
             torch.bmm(matrices, factors.mT, out=products)
-            native.winograd_output(_images(outputs), address(products), address(outputs))
+            _output(products, outputs)
         ctx.save_for_backward(x, weight)
-        ctx.native = native  # type: ignore[attr-defined]
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of images and weights."""
-        (x, weight), native = ctx.saved_tensors, ctx.native
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        to_x, to_weight = torch.empty_like(x), torch.zeros_like(weight)
-        for inputs, to_inputs, outputs in _portions(x, to_x, gradient):
-            factors, to_factors, matrices, products = _scratch(
-                *[_of_weight(weight)] * 2, _of_images(inputs), _of_images(outputs)
-            )
-            native.winograd_weight(*_sizes(weight), address(weight), address(factors))
-            native.winograd_output_adjoint(_images(outputs), address(outputs), address(products))
-            torch.bmm(products, factors, out=matrices)
-            native.winograd_input_adjoint(_images(to_inputs), address(matrices), address(to_inputs))
-            native.winograd_input(_images(inputs), address(inputs), address(matrices))
-            torch.bmm(products.mT, matrices, out=to_factors)
-            share = torch.empty_like(weight)
-            native.winograd_weight_adjoint(*_sizes(weight), address(to_factors), address(share))
-            to_weight += share
-        return None, to_x, to_weight
+        x, weight = ctx.saved_tensors
+        gradient = channels_last(gradient)
+        to_x, to_weight = torch.empty_like(x), torch.empty_like(weight)
+        factors = _factors(weight)
+        to_factors = torch.zeros_like(factors)
+        rooms = _rooms(x, gradient)
+        # a backward pass may run inside an autocast that the forward pass did not see
+        with torch.autocast("cpu", enabled=False):
+            for inputs, to_inputs, outputs in _portions(x, to_x, gradient):
+                matrices, products = _views(rooms, inputs, outputs)
+                _output_adjoint(outputs, products)
+                torch.bmm(products, factors, out=matrices)
+                _input_adjoint(matrices, to_inputs)
+                _input(inputs, matrices)
+                to_factors.baddbmm_(products.mT, matrices)
+        _weight_adjoint(to_factors, to_weight)
+        return to_x, to_weight
 
 
-class _Images(ctypes.Structure):
-    """As `Images` in native/winograd.cpp."""
-
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("images", "height", "width", "channels"))
-
-
-def _images(x: Tensor) -> Any:
-    images, channels, height, width = x.shape
-    return ctypes.byref(_Images(images, height, width, channels))
+def _factors(weight: Tensor) -> Tensor:
+    factors = torch.empty(16, *weight.shape[:2])
+    _weight(weight, factors)
+    return factors
 
 
-def _sizes(weight: Tensor) -> Iterator[ctypes.c_int64]:
-    return map(ctypes.c_int64, weight.shape[:2])
+def _portions(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of a few of the images each, of all the tensors (b, c, h, w)."""
+    return zip(*(x.split(_portion(*tensors)) for x in tensors), strict=True)
+
+
+def _portion(*tensors: Tensor) -> int:
+    """How many images are transformed at once."""
+    widest = max(x.shape[1] for x in tensors)
+    return max(1, PORTION // (4 * 16 * widest * _tiles(tensors[0])))
 
 
 def _tiles(x: Tensor) -> int:
     """Of 2x2 outputs, in an image."""
-    return -(-x.shape[2] // 2) * -(-x.shape[3] // 2)
+    height, width = x.shape[2:]
+    return -(-height // 2) * -(-width // 2)
 
 
-def _portions(*images: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of a few of the images each, of all the tensors (b, c, h, w)."""
-    widest = max(x.shape[1] for x in images)
-    size = max(1, PORTION // (4 * 16 * widest * _tiles(images[0])))
-    return zip(*(x.split(size) for x in images), strict=True)
+def _rooms(*tensors: Tensor) -> list[Tensor]:
+    """For each of the tensors one that holds a transformed portion of it."""
+    size = min(len(tensors[0]), _portion(*tensors))
+    return [torch.empty(16 * size * _tiles(x) * x.shape[1]) for x in tensors]
 
 
-def _of_images(x: Tensor) -> tuple[int, ...]:
-    """Shape of (b, c, h, w) transformed."""
-    return 16, len(x) * _tiles(x), x.shape[1]
-
-
-def _of_weight(weight: Tensor) -> tuple[int, ...]:
-    """Shape of (channels, c, 3, 3) transformed."""
-    return 16, *weight.shape[:2]
-
-
-_kept = threading.local()
-
-
-def _scratch(*shapes: tuple[int, ...]) -> list[Tensor]:
-    """Tensors of these shapes and of any content, over one block that the thread's next call gets.
-
-    What comes and goes in every layer, four times as large as what stays, would leave the heap
-    full of holes.
-    """
-    sizes = [-(-math.prod(shape) // 16) * 16 for shape in shapes]  # so each begins a cache line
-    if not hasattr(_kept, "block") or _kept.block.numel() < sum(sizes):
-        with torch.inference_mode(False):  # or it could not be written to in training
-            _kept.block = torch.empty(sum(sizes))
-    pieces = _kept.block[: sum(sizes)].split(sizes)
-    return [p[: math.prod(s)].view(s) for p, s in zip(pieces, shapes, strict=True)]
+def _views(rooms: list[Tensor], *portions: Tensor) -> list[Tensor]:
+    """The rooms as transformed images of the portions."""
+    shapes = [(16, len(x) * _tiles(x), x.shape[1]) for x in portions]
+    return [
+        room[: 16 * tiles * channels].view(16, tiles, channels)
+        for room, (_, tiles, channels) in zip(rooms, shapes, strict=True)
+    ]
