@@ -4,7 +4,7 @@ import multiprocessing
 import pickle
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch.distributed as dist
 from hypothesis import settings
 from torch import nn
 
-from facescale import backbones
+from facescale.backbones import registry
+from facescale.backbones.convolutional import assemble
 
 # A forked child inherits no worker threads: a parent that has used several would hang it.
 torch.set_num_threads(1)
@@ -49,8 +50,19 @@ def _tiny_trunk(eps: float) -> dict[str, nn.Module]:
 @pytest.fixture
 def tiny_y1(monkeypatch: pytest.MonkeyPatch) -> None:
     """Network y1 with one layer of trunk, in this process and its forks: a step takes 10 ms."""
-    network = replace(backbones._NETWORKS["y1"], trunk=_tiny_trunk)
-    monkeypatch.setitem(backbones._NETWORKS, "y1", network)
+    tiny = partial(
+        assemble,
+        "mobilefacenet",
+        _tiny_trunk,
+        512,
+        embedding_dim=128,
+        neck="GDC",
+        family="mxnet",
+        dropout=None,
+        image_size=112,
+        generator=None,
+    )
+    monkeypatch.setitem(registry._BUILDERS, "y1", tiny)
 
 
 @pytest.fixture

@@ -49,8 +49,22 @@ def test_no_room_imports_from_its_own_floor_or_above() -> None:
         room = room_of(path)
         for other in imports(path) - {room}:
             # what is no room is a public name, taken from the package's face
-            if (room, other) != ("backbones", "acceleration"):
-                assert floor[other] < floor[room], f"{path.name} of {room} imports {other}"
+            assert floor[other] < floor[room], f"{path.name} of {room} imports {other}"
+
+
+def test_networks_know_neither_kernels_nor_what_makes_them_faster() -> None:
+    for path in (ROOT / "backbones").rglob("*.py"):
+        assert not imports(path) & {"kernels", "acceleration"}, path.name
+
+
+def test_networks_are_accelerated_in_one_place() -> None:
+    calls = [
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and "accelerate_" in ast.unparse(node.func)
+    ]
+    assert calls == ["training/state.py"]
 
 
 def test_the_head_could_be_lifted_out() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from facescale.acceleration import prelu
 from facescale.acceleration.prelu import PReLU
+from facescale.kernels.cpu import prelu
 
 
 def gradients(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,3 +48,9 @@ def test_without_gradients_it_is_torchs_own() -> None:
     x = torch.randn(2, 4, 6, 6).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         assert torch.equal(layer(x), nn.functional.prelu(x, layer.weight))
+
+
+def test_one_slope_for_all_channels_is_torchs() -> None:
+    x = torch.randn(2, 4, 6, 6).to(memory_format=torch.channels_last)
+    for mine, truth in zip(gradients(PReLU(), x), gradients(nn.PReLU(), x), strict=True):
+        assert torch.equal(mine, truth)

@@ -8,9 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 
+from facescale.acceleration import chain, prelu
 from facescale.cli import main
-from facescale.config import BackboneConfig, Config, DataConfig, HeadConfig, TrainConfig
+from facescale.config import (
+    PRESETS,
+    BackboneConfig,
+    Config,
+    DataConfig,
+    HeadConfig,
+    TrainConfig,
+    preset_path,
+)
+from facescale.kernels.cpu import norm
 from facescale.kernels.cpu.build import missing
 from facescale.plan.costs import backbone_cost, head_cost
 from facescale.plan.ledger import Ledger
@@ -29,6 +41,14 @@ def config_of(name: str, batch: int) -> Config:
     return Config(
         backbone=BackboneConfig(name=name), train=TrainConfig(batch_size=batch), device="cpu"
     )
+
+
+def config_of_preset(name: str) -> Config:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config, "run")
+    values = yaml.safe_load(preset_path(name).read_text())
+    config: Config = parser.instantiate_classes(parser.parse_object({"run": values})).run
+    return config
 
 
 def test_a_ledger_counts_what_is_alive_and_views_once() -> None:
@@ -98,12 +118,9 @@ def test_a_backbone_needs_what_a_real_one_holds_with_either_batchnorm(
 ) -> None:
     config = replace(config_of(name, 3), train=TrainConfig(batch_size=3, sync_batchnorm=sync))
     backbone = build(replace(config, data=SYNTHETIC), torch.device("cpu")).backbone.train()
-    # Channels last PReLU, where it is not native, goes in blocks, which are alive one by one.
-    layout = torch.contiguous_format if sync or missing() else torch.channels_last
-    backbone.to(memory_format=layout)  # type: ignore[call-overload]
     with Ledger() as ledger:
         pixels = torch.zeros(3, 3, 112, 112, dtype=torch.uint8)
-        embeddings = backbone(pixels.contiguous(memory_format=layout))
+        embeddings = backbone(pixels.contiguous(memory_format=torch.channels_last))
         activations = ledger.live
         embeddings.backward(torch.empty_like(embeddings))
     cost = backbone_cost(config, 3)
@@ -139,6 +156,37 @@ def test_small_images_need_a_quarter_of_the_activations() -> None:
     small = replace(large, backbone=replace(large.backbone, image_size=56))
     at_large, at_small = (backbone_cost(config, 8).activations for config in (large, small))
     assert at_small < 0.35 * at_large
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_every_preset_is_planned_on_every_device_in_every_precision(preset: str) -> None:
+    config = config_of_preset(preset)
+    totals = {}
+    for device in ("cpu", "cuda"):
+        for precision in ("float32", "bf16", "fp16"):
+            chosen = replace(config, train=replace(config.train, precision=precision))
+            for devices in (1, 8):
+                planner = Planner(chosen, devices, device)
+                plan = planner.plan(planner.batch, 100_000, 24 << 30)
+                assert all(size >= 0 for size in plan.parts.values()), plan.parts
+                assert plan.parts["activations"] > 0
+                totals[device, precision, devices] = plan.total
+    for devices in (1, 8):
+        assert totals["cuda", "bf16", devices] < totals["cuda", "float32", devices]
+        assert totals["cuda", "fp16", devices] == totals["cuda", "bf16", devices]
+
+
+def test_a_plan_for_cuda_knows_no_native_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a native operator was walked")
+
+    config = replace(config_of("y1", 3), backbone=BackboneConfig(name="y1", image_size=28))
+    for module, name in ((norm, "statistics"), (chain, "conv_between"), (prelu, "prelu")):
+        monkeypatch.setattr(module, name, refuse)
+    assert backbone_cost(config, 3, "cuda").activations > 0
+    if missing() is None:
+        with pytest.raises(AssertionError, match="a native operator was walked"):
+            backbone_cost(config, 3, "cpu")
 
 
 def test_the_plan_is_printed_beside_what_others_found(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from facescale.backbones.backbone import IMAGE_SHAPE
+from facescale.checkpoint.statistics import synchronise_norms_
 from facescale.config import BackboneConfig, Config, OptimConfig, TrainConfig
+from facescale.distributed import Group
 from facescale.head import MarginHead
 from facescale.head.margin_head import LOGITS_BUDGET
 from facescale.head.walks.blocks import block_rows
@@ -50,6 +52,7 @@ def backbone_cost(config: Config, batch: int, device_type: str = "cpu") -> Backb
         PRECISIONS[train.precision].itemsize,
         train.micro_batch,
         train.channels_last,
+        train.sync_batchnorm,
         batch,
         device_type,
     )
@@ -74,13 +77,14 @@ def _walk(
     itemsize: int,
     micro_batch: int | None,
     channels_last: bool,
+    sync_batchnorm: bool,
     batch: int,
     device_type: str,
 ) -> BackboneCost:
     """Walk one step of the backbone on fake tensors, which have shapes but no memory.
 
-    Fake CPU tensors stand for those of any device; only the layers are the device's. torch's plain
-    BatchNorm stands for one over all ranks, which keeps as much. Weights are float32.
+    Fake CPU tensors stand for those of any device; only the layers are the device's. BatchNorm over
+    all ranks is one over the only rank, which keeps as much. Weights are float32.
     """
     train = TrainConfig(
         precision=_OF_SIZE[itemsize], micro_batch=micro_batch, channels_last=channels_last
@@ -91,6 +95,8 @@ def _walk(
     fake = FakeTensorMode()
     with fake:
         network = make_backbone(config, torch.device(device_type))
+        if sync_batchnorm:
+            synchronise_norms_(network, Group())
         for weight in network.parameters():  # fake ones refuse Module.to
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=layout)

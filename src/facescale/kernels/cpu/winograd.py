@@ -1,13 +1,13 @@
 """3x3 convolutions by Winograd's F(2x2, 3x3): 16 products for what plainly are 36, on CPUs.
 
-The transforms are operators; around them are torch's matrix products. The scratch tensors, four
-times as large as the images, are plain tensors of one call, so they are counted where tensors are.
-Images are (b, c, h, w), transformed ones (16, tiles, c); weights are (c', c, 3, 3), transformed
-ones (16, c', c); all float32, images and weights channels last.
+Images are (b, c, h, w), weights (c', c, 3, 3), both float32 and channels last. Native transforms
+take them to 16 matrices each and back; between them are torch's matrix products. The matrices, four
+times as large as the images, are in scratch tensors that the caller passes, so they are counted
+where tensors are and belong to nobody after the call.
 """
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,42 +19,6 @@ from facescale.kernels.cpu.operators import address, channels_last, define_nativ
 PORTION = 32 << 20  # bytes of transformed images at once: more would leave the shared cache
 
 
-class _Images(ctypes.Structure):
-    """As `Images` in winograd.cpp."""
-
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("images", "height", "width", "channels"))
-
-
-def _of_images(x: Tensor) -> tuple[Any, ...]:
-    batch, channels, height, width = x.shape
-    return (ctypes.byref(_Images(batch, height, width, channels)),)
-
-
-def _of_weights(weight: Tensor) -> tuple[Any, ...]:
-    return tuple(map(ctypes.c_int64, weight.shape[:2]))
-
-
-def _transform(name: str, sizes: Callable[[Tensor], tuple[Any, ...]]) -> Any:
-    """The operator that writes the transform `name` of its first tensor into its second."""
-
-    def fill(source: Tensor, target: Tensor) -> None:
-        plain = source if source.ndim == 4 else target
-        places = address(source), address(target)
-        getattr(native("winograd"), f"winograd_{name}")(*sizes(plain), *places)
-
-    schema = f"winograd_{name}(Tensor source, Tensor(a!) target) -> ()"
-    return define_native(schema, lambda source, target: None, fill)
-
-
-# The adjoint of a transform takes its gradients the other way.
-_input = _transform("input", _of_images)
-_input_adjoint = _transform("input_adjoint", _of_images)
-_output = _transform("output", _of_images)
-_output_adjoint = _transform("output_adjoint", _of_images)
-_weight = _transform("weight", _of_weights)
-_weight_adjoint = _transform("weight_adjoint", _of_weights)
-
-
 class Winograd(torch.autograd.Function):
     """A convolution of stride 1 and padding 1: images and weights to (b, c', h, w).
 
@@ -63,16 +27,9 @@ class Winograd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        """The convolution, a few images at a time."""
-        output = images((len(x), len(weight), *x.shape[2:]))
-        factors = _factors(weight)
-        rooms = _rooms(x, output)
-        for inputs, outputs in _portions(x, output):
-            matrices, products = _views(rooms, inputs, outputs)
-            _input(inputs, matrices)
-            torch.bmm(matrices, factors.mT, out=products)
-            _output(products, outputs)
+        """The convolution."""
         ctx.save_for_backward(x, weight)
+        output: Tensor = winograd(x, weight, _scratch(x, weight, num_factors=1))
         return output
 
     @staticmethod
@@ -80,57 +37,109 @@ class Winograd(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of images and weights."""
         x, weight = ctx.saved_tensors
-        gradient = channels_last(gradient)
-        to_x, to_weight = torch.empty_like(x), torch.empty_like(weight)
-        factors = _factors(weight)
-        to_factors = torch.zeros_like(factors)
-        rooms = _rooms(x, gradient)
-        # a backward pass may run inside an autocast that the forward pass did not see
-        with torch.autocast("cpu", enabled=False):
-            for inputs, to_inputs, outputs in _portions(x, to_x, gradient):
-                matrices, products = _views(rooms, inputs, outputs)
-                _output_adjoint(outputs, products)
-                torch.bmm(products, factors, out=matrices)
-                _input_adjoint(matrices, to_inputs)
-                _input(inputs, matrices)
-                to_factors.baddbmm_(products.mT, matrices)
-        _weight_adjoint(to_factors, to_weight)
+        scratch = _scratch(x, weight, num_factors=2)
+        to_x, to_weight = winograd_backward(channels_last(gradient), x, weight, scratch)
         return to_x, to_weight
 
 
-def _factors(weight: Tensor) -> Tensor:
-    factors = torch.empty(16, *weight.shape[:2])
-    _weight(weight, factors)
-    return factors
+def _output(x: Tensor, weight: Tensor, scratch: list[Tensor]) -> Tensor:
+    return images((len(x), len(weight), *x.shape[2:]))
 
 
-def _portions(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of a few of the images each, of all the tensors (b, c, h, w)."""
-    return zip(*(x.split(_portion(*tensors)) for x in tensors), strict=True)
+def _fill(x: Tensor, weight: Tensor, scratch: list[Tensor], output: Tensor) -> None:
+    factors, *rooms = scratch
+    _transform("weight", weight, factors)
+    for inputs, outputs in _portions(weight, x, output):
+        matrices, products = map(_matrices, rooms, (inputs, outputs))
+        _transform("input", inputs, matrices)
+        torch.bmm(matrices, factors.mT, out=products)
+        _transform("output", products, outputs)
 
 
-def _portion(*tensors: Tensor) -> int:
-    """How many images are transformed at once."""
-    widest = max(x.shape[1] for x in tensors)
-    return max(1, PORTION // (4 * 16 * widest * _tiles(tensors[0])))
+winograd = define_native(
+    "winograd(Tensor x, Tensor weight, Tensor(a!)[] scratch) -> Tensor", _output, _fill
+)
+
+
+def _gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, scratch: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight)
+
+
+def _fill_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    scratch: list[Tensor],
+    to_x: Tensor,
+    to_weight: Tensor,
+) -> None:
+    factors, to_factors, *rooms = scratch
+    _transform("weight", weight, factors)
+    to_factors.zero_()
+    for inputs, to_inputs, outputs in _portions(weight, x, to_x, gradient):
+        matrices, products = map(_matrices, rooms, (inputs, outputs))
+        # an adjoint takes a gradient the other way
+        _transform("output_adjoint", outputs, products)
+        torch.bmm(products, factors, out=matrices)
+        _transform("input_adjoint", matrices, to_inputs)
+        _transform("input", inputs, matrices)
+        torch.baddbmm(to_factors, products.mT, matrices, out=to_factors)
+    _transform("weight_adjoint", to_factors, to_weight)
+
+
+winograd_backward = define_native(
+    "winograd_backward(Tensor gradient, Tensor x, Tensor weight, Tensor(a!)[] scratch) "
+    "-> (Tensor, Tensor)",
+    _gradients,
+    _fill_backward,
+)
+
+
+class _Images(ctypes.Structure):
+    """As `Images` in winograd.cpp."""
+
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("images", "height", "width", "channels"))
+
+
+def _transform(name: str, source: Tensor, target: Tensor) -> None:
+    """Write a transform of images or weights into matrices, or the other way."""
+    plain = source if source.ndim == 4 else target
+    outer, channels, height, width = plain.shape
+    sizes: tuple[Any, ...] = (ctypes.byref(_Images(outer, height, width, channels)),)
+    if name.startswith("weight"):
+        sizes = ctypes.c_int64(outer), ctypes.c_int64(channels)
+    getattr(native("winograd"), f"winograd_{name}")(*sizes, address(source), address(target))
 
 
 def _tiles(x: Tensor) -> int:
-    """Of 2x2 outputs, in an image."""
+    """The number of 2x2 tiles of an image."""
     height, width = x.shape[2:]
     return -(-height // 2) * -(-width // 2)
 
 
-def _rooms(*tensors: Tensor) -> list[Tensor]:
-    """For each of the tensors one that holds a transformed portion of it."""
-    size = min(len(tensors[0]), _portion(*tensors))
-    return [torch.empty(16 * size * _tiles(x) * x.shape[1]) for x in tensors]
+def _portion(x: Tensor, weight: Tensor) -> int:
+    """How many images are transformed at once."""
+    widest = max(weight.shape[:2])
+    return max(1, PORTION // (4 * 16 * widest * _tiles(x)))
 
 
-def _views(rooms: list[Tensor], *portions: Tensor) -> list[Tensor]:
-    """The rooms as transformed images of the portions."""
-    shapes = [(16, len(x) * _tiles(x), x.shape[1]) for x in portions]
-    return [
-        room[: 16 * tiles * channels].view(16, tiles, channels)
-        for room, (_, tiles, channels) in zip(rooms, shapes, strict=True)
-    ]
+def _portions(weight: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of a few of the images each, of all the tensors (b, c, h, w)."""
+    size = _portion(tensors[0], weight)
+    return zip(*(x.split(size) for x in tensors), strict=True)
+
+
+def _scratch(x: Tensor, weight: Tensor, num_factors: int) -> list[Tensor]:
+    """Room for the matrices of the weights, so many times, and of a portion in and out."""
+    tiles = min(len(x), _portion(x, weight)) * _tiles(x)
+    outputs, inputs = weight.shape[:2]
+    factors = [torch.empty(16, outputs, inputs) for _ in range(num_factors)]
+    return [*factors, torch.empty(16 * tiles * inputs), torch.empty(16 * tiles * outputs)]
+
+
+def _matrices(room: Tensor, x: Tensor) -> Tensor:
+    """The start of `room` as the matrices of the images `x`."""
+    tiles, channels = len(x) * _tiles(x), x.shape[1]
+    return room[: 16 * tiles * channels].view(16, tiles, channels)
