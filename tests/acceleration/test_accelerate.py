@@ -59,7 +59,7 @@ def trained(network: nn.Module, steps: int = 2, lr: float = 1e-5) -> tuple[Tenso
 
 
 def difference(one: Tensor, other: Tensor) -> float:
-    return float((one - other).norm() / other.norm())
+    return float((one.detach() - other.detach()).norm() / other.detach().norm())
 
 
 def is_native(embeddings: Tensor) -> bool:

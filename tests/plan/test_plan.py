@@ -3,13 +3,13 @@
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 
 from facescale.acceleration import chain, prelu
 from facescale.cli import main
@@ -44,10 +44,13 @@ def config_of(name: str, batch: int) -> Config:
 
 
 def config_of_preset(name: str) -> Config:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Config, "run")
-    values = yaml.safe_load(preset_path(name).read_text())
-    config: Config = parser.instantiate_classes(parser.parse_object({"run": values})).run
+    def made(kind: Any, values: dict[str, Any]) -> Any:
+        kinds = get_type_hints(kind)
+        return kind(
+            **{k: made(kinds[k], v) if is_dataclass(kinds[k]) else v for k, v in values.items()}
+        )
+
+    config: Config = made(Config, yaml.safe_load(preset_path(name).read_text()))
     return config
 
 

@@ -41,14 +41,14 @@ def _flat(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
             yield from _flat(inner)
 
 
-def _inside(layer: nn.Module) -> nn.Sequential | None:
+def _inside(layer: nn.Module) -> Iterable[nn.Module] | None:
     """The layers of a container that does nothing but apply them in order."""
     if type(layer) in (nn.Sequential, ChainedSequential):
         return layer  # type: ignore[return-value]
     if type(layer) in (Layers, ChainedLayers):
-        return layer.layers  # type: ignore[return-value]
+        return [layer.layers]  # type: ignore[list-item]
     if type(layer) in (Bottleneck, ChainedBottleneck) and not layer.is_residual:
-        return layer.layers  # type: ignore[return-value]
+        return [layer.layers]  # type: ignore[list-item]
     return None
 
 
@@ -65,7 +65,7 @@ class ChainedLayers(Layers):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layers in order."""
-        return in_sequence(self.layers, x)
+        return in_sequence([self.layers], x)
 
 
 class ChainedBottleneck(Bottleneck):
@@ -73,7 +73,7 @@ class ChainedBottleneck(Bottleneck):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
-        return in_sequence(self.layers, x, x if self.is_residual else None)
+        return in_sequence([self.layers], x, x if self.is_residual else None)
 
 
 class ChainedUnit(Unit):

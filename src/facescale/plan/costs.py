@@ -95,12 +95,13 @@ def _walk(
     fake = FakeTensorMode()
     with fake:
         network = make_backbone(config, torch.device(device_type))
-        if sync_batchnorm:
-            synchronise_norms_(network, Group())
         for weight in network.parameters():  # fake ones refuse Module.to
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=layout)
-        model = MicroBatches(network, train.micro_batch).train()
+    if sync_batchnorm:
+        synchronise_norms_(network, Group())
+    model = MicroBatches(network, train.micro_batch).train()
+    with fake:
         optimizer = make_optimizer(network, optim)
     with fake, Ledger() as ledger:
         images = torch.empty((batch, *IMAGE_SHAPE), dtype=torch.uint8, memory_format=layout)
