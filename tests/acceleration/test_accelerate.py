@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from facescale import backbones
 from facescale.acceleration import accelerate as module
 from facescale.acceleration import accelerate_
+from facescale.acceleration.prelu import PReLU
 from facescale.backbones import Backbone
 from facescale.checkpoint.statistics import synchronise_norms_
 from facescale.distributed import make_mesh
@@ -191,7 +192,7 @@ def test_elsewhere_the_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kinds(network) == plain
     monkeypatch.setattr(module, "missing", lambda: "no compiler")
     accelerate_(network, CPU, torch.float32)
-    assert kinds(network) - plain == {module.PReLU}
+    assert kinds(network) - plain == {PReLU}
 
 
 def test_sequences_of_a_network_that_is_not_ours_are_accelerated() -> None:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from facescale.backbones import Backbone, build
+from facescale.backbones.convolutional import ConvolutionalBackbone
 from facescale.models.mxnet import load_mxnet, read_mxnet
 from shared_data import shared_data
 
@@ -106,6 +107,7 @@ def test_an_mxnet_file_gives_mxnets_embeddings() -> None:
     backbone = build("y1")
     load_mxnet(backbone, read_mxnet(shared_data("golden/mxnet/y1-0000.params")))
     assert error(backbone, answers) < TOLERANCE["y1"]
+    assert isinstance(backbone, ConvolutionalBackbone)
     backbone.pixel_scale = 127.5
     assert error(backbone, answers) > 1e-3
 

@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -12,6 +14,7 @@ import torch
 import yaml
 
 from facescale.acceleration import chain, prelu
+from facescale.backbones import registry
 from facescale.cli import main
 from facescale.config import (
     PRESETS,
@@ -24,6 +27,7 @@ from facescale.config import (
 )
 from facescale.kernels.cpu import norm
 from facescale.kernels.cpu.build import missing
+from facescale.plan import costs
 from facescale.plan.costs import backbone_cost, head_cost
 from facescale.plan.ledger import Ledger
 from facescale.plan.plan import Plan, Planner
@@ -161,8 +165,21 @@ def test_small_images_need_a_quarter_of_the_activations() -> None:
     assert at_small < 0.35 * at_large
 
 
-@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
-def test_every_preset_is_planned_on_every_device_in_every_precision(preset: str) -> None:
+PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+@pytest.fixture
+def short_r100(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """R100 with all its kinds of units, but few of each: a walk takes a fifth of the time."""
+    few = partial(registry._BUILDERS["r100"], units=(1, 2, 2, 2))
+    monkeypatch.setitem(registry._BUILDERS, "r100", few)
+    costs._walk.cache_clear()
+    yield
+    costs._walk.cache_clear()
+
+
+def plan_everywhere(preset: str) -> None:
+    """Plan a preset on every kind of device, in every precision, on one device and on eight."""
     config = config_of_preset(preset)
     totals = {}
     for device in ("cpu", "cuda"):
@@ -177,6 +194,23 @@ def test_every_preset_is_planned_on_every_device_in_every_precision(preset: str)
     for devices in (1, 8):
         assert totals["cuda", "bf16", devices] < totals["cuda", "float32", devices]
         assert totals["cuda", "fp16", devices] == totals["cuda", "bf16", devices]
+
+
+@pytest.mark.usefixtures("short_r100")
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_every_preset_is_planned_on_every_device_in_every_precision(preset: str) -> None:
+    plan_everywhere(preset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_every_preset_is_planned_with_its_whole_network(preset: str) -> None:
+    plan_everywhere(preset)
+
+
+def test_r100_is_planned_within_a_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "emore_r100", "--devices", "1", "--memory", "24GiB", "--device", "cpu"])
+    assert "fits in 24.00 GiB" in capsys.readouterr().out
 
 
 def test_a_plan_for_cuda_knows_no_native_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
