@@ -46,7 +46,7 @@ def layers_of(spec: Sequence[tuple[str, bool]], channels: int) -> list[nn.Module
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.weight)
             with torch.no_grad():  # a weight near 0 would magnify roundings behind the next norm
-                layer.weight += 0.5 * layer.weight.sign()
+                layer.weight.add_(0.5 * layer.weight.sign())
             nn.init.normal_(layer.bias)
         if isinstance(layer, nn.PReLU):
             nn.init.uniform_(layer.weight, -0.3, 0.4)

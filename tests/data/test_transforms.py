@@ -54,7 +54,7 @@ def test_images_of_any_width_are_mirrored_whole(
     monkeypatch: pytest.MonkeyPatch, width: int, native: bool
 ) -> None:
     if not native:
-        monkeypatch.setattr(transforms.native_pixels, "serves", lambda images: False)
+        monkeypatch.setattr(pixels, "serves", lambda images: False)
     images = torch.randint(256, (9, 13, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     before, chosen = images.clone(), torch.arange(9) % 3 == 0
     mirrored = transforms._mirror(images, chosen)
