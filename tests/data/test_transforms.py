@@ -5,6 +5,7 @@ from torch import Tensor
 
 from facescale.data import transforms
 from facescale.data.transforms import Augment
+from facescale.kernels.cpu import pixels
 
 EVERYTHING = Augment(
     flip=0.5,
