@@ -3,7 +3,6 @@ import pytest
 
 from facescale.data.dataset import open_dataset
 from facescale.data.synthetic import Synthetic
-from facescale.random import hash64, uniform
 
 
 def test_an_image_is_a_function_of_seed_and_index() -> None:
@@ -35,28 +34,3 @@ def test_a_size_is_needed() -> None:
     for sizes in ((0, 5), (5, 0)):
         with pytest.raises(ValueError, match="must be at least 1, got 0"):
             Synthetic(*sizes)
-
-
-def test_hashes_of_neighbouring_keys_differ_in_half_of_the_bits() -> None:
-    counter = np.arange(10_000)
-    for one, other in (
-        (hash64(3, counter), hash64(3, counter + 1)),
-        (hash64(3, counter), hash64(4, counter)),
-        (hash64(3, counter), hash64(counter, 3)),
-    ):
-        flips = np.unpackbits((one ^ other).view(np.uint8).reshape(-1, 8), axis=1).mean(axis=0)
-        assert np.abs(flips - 0.5).max() < 0.025  # five standard deviations of 10,000 coins
-
-
-def test_uniform_numbers_fill_the_unit_interval() -> None:
-    numbers = uniform(5, np.arange(100_000))
-    counts = np.bincount((numbers * 20).astype(int), minlength=20)
-    assert numbers.dtype == np.float32
-    assert len(counts) == 20
-    assert ((counts - 5000) ** 2 / 5000).sum() < 43.8  # chi-square, 19 degrees of freedom, 0.1 %
-
-
-def test_a_key_of_arrays_broadcasts() -> None:
-    table = hash64(1, np.arange(3)[:, None], np.arange(4))
-    assert table.shape == (3, 4)
-    assert table[2, 3] == hash64(1, 2, 3)[0]

@@ -5,21 +5,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from conftest import RunRanks
-from facescale.config import CheckpointConfig, HeadConfig, TrainConfig
+from facescale.config import CheckpointConfig, DataConfig, HeadConfig, TrainConfig
+from facescale.head import Sample
 from facescale.head.walks.blocks import BLOCK_ROWS
 from facescale.training import build, train, train_step
 from facescale.training.metrics import read_metrics
 from runs import CPU, small_run
 
-CLASSES, DIM, BATCH = 50, 16, 4
+DIM, BATCH = 16, 4
 
 
-def counted(rank: int, shards: int, rate: float, synced: bool) -> dict[str, dict[str, int]]:
+def counted(
+    rank: int, shards: int, rate: float, synced: bool, classes: int
+) -> dict[str, dict[str, int]]:
     """Calls and bytes of the third step, by collective and group."""
-    train = TrainConfig(batch_size=BATCH, steps=3, sync_batchnorm=synced)
-    state = build(small_run(head=HeadConfig(shards=shards, sample_rate=rate), train=train), CPU)
+    config = small_run(
+        data=DataConfig(path="synthetic", num_classes=classes, num_images=64, threads=1),
+        head=HeadConfig(shards=shards, sample_rate=rate),
+        train=TrainConfig(batch_size=BATCH, steps=3, sync_batchnorm=synced),
+    )
+    state = build(config, CPU)
+    samples, draw = [], state.head.draw
+
+    def keep(labels: Tensor) -> Sample:
+        samples.append(draw(labels))
+        return samples[-1]
+
+    state.head.draw = keep  # type: ignore[method-assign]
     names = ("world", "shard", "replicate")
     with state.loader() as loader:
         for _ in range(3):  # the first learns how large batches are, and DDP its buckets
@@ -34,28 +49,31 @@ def counted(rank: int, shards: int, rate: float, synced: bool) -> dict[str, dict
             answer["sent"][f"{name} {operation}"] = group.traffic.sent[operation]
     gradients = sum(p.numel() for p in state.backbone.parameters() if p.requires_grad)
     answer["sent"]["gradients"] = 4 * gradients
-    answer["calls"]["rows"] = len(state.head.centres)
+    rows = samples[-1].compact().rows
+    answer["calls"]["rows"] = len(state.head.centres) if rows is None else len(rows)
     norms = [m for m in state.backbone.modules() if "BatchNorm" in type(m).__name__]
     answer["calls"]["norms"] = len(norms)
     answer["sent"]["channels"] = sum(norm.num_features for norm in norms)  # type: ignore[misc]
     return answer
 
 
-def formula(ranks: int, shards: int, rate: float, facts: dict[str, Any]) -> dict[str, Any]:
-    """What a rank sends, and how often it speaks."""
+def formula(ranks: int, shards: int, rows: int) -> dict[str, Any]:
+    """What a rank sends, and in how many calls, where `rows` of its shard join."""
     copies, group_batch = ranks // shards, BATCH * shards
     calls, sent = {}, {}
+    if ranks > 1:  # labels and their number, before the backbone
+        calls["world all_gather"] = 1
+        sent["world all_gather"] = (ranks - 1) * 8 * (BATCH + 1)
     if shards > 1:
-        calls["shard all_gather"] = 1
-        sent["shard all_gather"] = (shards - 1) * (BATCH + 1) * (4 * DIM + 16)
+        calls["shard all_gather"] = 1  # embeddings and their norms
+        sent["shard all_gather"] = (shards - 1) * BATCH * 4 * (DIM + 1)
         calls["shard all_reduce"] = 1
         sent["shard all_reduce"] = 2 * (shards - 1) * 16 * group_batch // shards
         calls["shard reduce_scatter"] = 1
         sent["shard reduce_scatter"] = (shards - 1) * 4 * BATCH * DIM
     if copies > 1:
-        calls["replicate all_gather"] = 1
-        sent["replicate all_gather"] = (copies - 1) * (group_batch + 1) * 16
-        rows = facts["rows"] if rate == 1.0 else int(rate * facts["rows"])
+        calls["replicate all_gather"] = 1  # norms
+        sent["replicate all_gather"] = (copies - 1) * group_batch * 4
         calls["replicate all_reduce"] = math.ceil(rows / BLOCK_ROWS["cpu"])
         sent["replicate all_reduce"] = 2 * (copies - 1) * 4 * rows * DIM // copies
     return {"calls": calls, "sent": sent}
@@ -63,23 +81,26 @@ def formula(ranks: int, shards: int, rate: float, facts: dict[str, Any]) -> dict
 
 @pytest.mark.usefixtures("tiny_y1")
 @pytest.mark.parametrize(
-    ("ranks", "shards", "rate", "synced"),
+    ("ranks", "shards", "rate", "synced", "classes"),
     [
-        (1, 1, 1.0, True),
-        (2, 1, 1.0, False),
-        (2, 2, 1.0, True),
-        (2, 2, 0.5, False),
-        (4, 2, 0.8, False),
+        (1, 1, 1.0, True, 50),
+        (2, 1, 1.0, False, 50),
+        (2, 1, 0.9, False, 5000),  # three blocks of momentum
+        (2, 2, 1.0, True, 50),
+        (2, 2, 0.5, False, 50),
+        (4, 2, 0.8, False, 50),
     ],
 )
 def test_a_step_sends_what_the_formula_says(
-    run_ranks: RunRanks, ranks: int, shards: int, rate: float, synced: bool
+    run_ranks: RunRanks, ranks: int, shards: int, rate: float, synced: bool, classes: int
 ) -> None:
-    for answer in run_ranks(counted, ranks, shards, rate, synced):
+    for answer in run_ranks(counted, ranks, shards, rate, synced, classes):
         calls, sent = answer["calls"], answer["sent"]
         gradients, channels = sent.pop("gradients"), sent.pop("channels")
         rows, norms = calls.pop("rows"), calls.pop("norms")
-        truth = formula(ranks, shards, rate, {"rows": rows})
+        truth = formula(ranks, shards, rows)
+        if classes > 50:
+            assert calls["replicate all_reduce"] == 3
         if ranks > 1:
             buckets = calls.pop("world bucket")
             assert 1 <= buckets <= 2
@@ -104,7 +125,8 @@ def run_and_read(rank: int, folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.usefixtures("tiny_y1")
 def test_a_run_reports_its_traffic(run_ranks: RunRanks, tmp_path: Path) -> None:
     rows, _ = run_ranks(run_and_read, 2, tmp_path / "run")
-    assert [row["collectives"] for row in rows[2:]] == [4.0] * 2  # 3 of the head, 1 bucket
+    # 4 of the head (labels, embeddings, statistics, gradient), 1 bucket, 1 stop flag
+    assert [row["collectives"] for row in rows[2:]] == [6.0] * 2
     assert all(row["sent_mib"] > 0 for row in rows)
     (alone,) = run_ranks(run_and_read, 1, tmp_path / "alone")
     assert [row["collectives"] for row in alone] == [0.0] * 4

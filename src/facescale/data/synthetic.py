@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
+import torch
 
 from facescale.data.images import IMAGE_SIZE, Pixels, Sample
-from facescale.random import hash64
+from facescale.random import key
 
 _POOL_SIZE = 16
+_IMAGE, _POOL = range(2)  # keys of the random numbers
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,19 @@ class Synthetic:
         for name in ("num_classes", "num_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        noise = np.random.default_rng(self.seed)
         shape = (_POOL_SIZE, IMAGE_SIZE, IMAGE_SIZE, 3)
-        object.__setattr__(self, "_pool", noise.integers(0, 256, shape, np.uint8))
+        counters = torch.arange(torch.Size(shape).numel())
+        pool = (key(self.seed, _POOL).bits(counters) >> 24).to(torch.uint8).view(shape)
+        object.__setattr__(self, "_pool", pool.numpy())
 
     def __len__(self) -> int:
         return self.num_images
 
     def read(self, index: int) -> Sample:
         """Image `index` as pixels (112, 112, 3), and its label."""
-        bits = int(hash64(self.seed, index)[0])
-        return Sample(self._pool[bits % _POOL_SIZE], bits // _POOL_SIZE % self.num_classes)
+        low, high = key(self.seed, _IMAGE, index)
+        label = (high << 32 | low) // _POOL_SIZE % self.num_classes
+        return Sample(self._pool[low % _POOL_SIZE], label)
 
     def describe(self, index: int) -> str:
         """`synthetic image 17`."""

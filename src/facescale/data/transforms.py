@@ -3,13 +3,12 @@
 import math
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from facescale.kernels.cpu import pixels as native_pixels
-from facescale.random import uniform
+from facescale.random import key
 
 # One random number of every sample belongs to each name, whether it is used or not: so turning
 # one thing on changes nothing else.
@@ -66,8 +65,8 @@ class Augment:
             position: Where images[0] is in the stream of samples. The changes of a sample are a
                 function of (seed, its position), so it matters not how ranks share a batch.
         """
-        positions = np.arange(position, position + len(images))
-        numbers = torch.from_numpy(uniform(seed, positions[:, None], np.arange(len(_DRAWS))))
+        positions = torch.arange(position, position + len(images))[:, None]
+        numbers = key(seed).child(positions).uniform(torch.arange(len(_DRAWS)))
         # Chosen on the host, which thus never waits for the device.
         images = _mirror(images, numbers[:, _DRAWS.index("flip")] < self.flip)
         if self == Augment(flip=self.flip):

@@ -1,6 +1,30 @@
-"""The head, a library of its own: margin softmax over sharded, sampled, self-learning centres."""
+"""Margin softmax over sharded, sampled class centres that learn in the backward pass.
 
+Usable without the rest of the package but for `distributed`, `kernels`, `random` and `allocator`.
+"""
+
+from facescale.head.draw import Sample
 from facescale.head.margin_head import MarginHead
-from facescale.head.margins import Margin, arcface, combined, cosface
+from facescale.head.margins import (
+    Margin,
+    TargetMargin,
+    arcface,
+    combined,
+    cosface,
+    make_margin,
+    register_margin,
+)
+from facescale.head.walks import register_walk
 
-__all__ = ["Margin", "MarginHead", "arcface", "combined", "cosface"]
+__all__ = [
+    "Margin",
+    "MarginHead",
+    "Sample",
+    "TargetMargin",
+    "arcface",
+    "combined",
+    "cosface",
+    "make_margin",
+    "register_margin",
+    "register_walk",
+]

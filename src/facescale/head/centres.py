@@ -1,18 +1,21 @@
-"""The class centres of one shard: a weight row and a momentum row a class, side by side."""
+"""The class centres of one shard: a weight row and a momentum row for each class, side by side."""
+
+import ctypes
 
 import torch
 from torch import Tensor, nn
 
 from facescale.allocator import available_memory, use_huge_pages
 from facescale.distributed import Group, shard_range
-from facescale.head.rows import FORMATS, Rounding
-from facescale.random import derive_seed, normal
+from facescale.head.rows import FORMATS
+from facescale.kernels.cpu.build import library
+from facescale.random import Key, key
 
-INIT_STD = 0.01  # of every system that this field trains with
-START, ROUNDING = 0, 2  # keys of the random numbers; the head draws its samples with 1
+INIT_STD = 0.01  # as arcface_torch, MXNet and OneFlow
+START, SAMPLING, ROUNDING = range(3)  # keys of the head's random numbers
 END_BYTES = 16
-"""At the end of a stored weight row: all zero says that nobody has touched the row yet."""
-START_ROWS = 256  # begun at a time: what it takes stays in the cache
+"""At the end of a stored weight row: all zero means that the row has no start values yet."""
+START_ROWS = 1024  # started at a time, to stay in the cache
 
 Rows = slice | Tensor
 """Rows of a shard: a slice, or sorted row numbers (k,)."""
@@ -22,10 +25,10 @@ class ClassCentres(nn.Module):
     """Rows [first, last) of the matrix of class centres (num_classes, dim), with their momentum.
 
     `table[row]` is (parts, width): the weight, then the momentum if there is one, as `format` lays
-    them out. One row of both is one place in memory, so that a drawn class costs one page, not two.
+    them out. Both are next to each other in memory, so that a drawn class costs one page, not two.
 
     A row gets its start value, N(0, 0.01) as a function of seed and class, when it is first read.
-    Until then the table is memory that the system has promised but not given.
+    Until then the table is memory that the system has reserved but not committed.
     """
 
     table: Tensor
@@ -58,17 +61,10 @@ class ClassCentres(nn.Module):
         self._numbers = self.table.new_empty(0, dtype=self.format.numbers)
         self._state = self._numbers
         self.look_again_()
-        self.begin_step(0)
+        self.register_load_state_dict_post_hook(_look_again)  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.classes)
-
-    def begin_step(self, step: int) -> None:
-        """Let `step` decide how this step's rows are rounded; alike for copies of a shard."""
-        key = (self.seed, ROUNDING, self.shard.rank, step)
-        self._rounding = Rounding(self.format, self.table.device, *key)
-        self.key = derive_seed(self.seed, ROUNDING, step) & 0xFFFFFFFF
-        """Of this step's rounding, for whoever draws by class and not by place."""
 
     def weight(self, rows: Rows) -> Tensor:
         """The centres of `rows`, not normalised; (k, dim). Good until the next call."""
@@ -98,15 +94,27 @@ class ClassCentres(nn.Module):
             return self._state[:, 0], self._state[:, 1]
         return self._state[:, 0], torch.zeros_like(self._state[:, 0])
 
-    def write_(self, rows: Rows) -> None:
-        """Put back what `read(rows)` gave, as it is now. Other rows keep every bit."""
-        noise = self._rounding.noise(self._state.shape)
-        self.format.encode_(self._stored, self._state, noise)
+    def write_(self, rows: Rows, key: Key) -> None:
+        """Put back what `read(rows)` gave, as it is now. Other rows keep every bit.
+
+        Where numbers are rounded, the random bits are a function of `key`, class, part and column.
+        """
+        bits = None
+        if self.format.rounds:
+            numbers = rows if isinstance(rows, Tensor) else _numbers(rows, len(self), self._device)
+            counters = torch.arange(self._state[0].numel(), device=self._device)
+            classes = (numbers + self.classes.start)[:, None]
+            bits = key.child(classes).bits(counters).view(self._state.shape)
+        self.format.encode_(self._stored, self._state, bits)
         if isinstance(rows, Tensor):
             _words(self.table)[rows] = _words(self._stored)
 
+    @property
+    def _device(self) -> torch.device:
+        return self.table.device
+
     def look_again_(self) -> None:
-        """Take no row for touched: whoever has filled `table` calls this."""
+        """Look for rows without start values anew; to be called after `table` has been filled."""
         # To look at the table itself in each step would cost a cache line a row.
         self._maybe_fresh = torch.ones(len(self), dtype=torch.bool, device=self.table.device)
 
@@ -156,8 +164,13 @@ class ClassCentres(nn.Module):
         return self._numbers[: num_rows * parts * self.dim].view(shape)
 
 
+def _look_again(centres: ClassCentres, _: object) -> None:
+    """After `load_state_dict` has filled the table."""
+    centres.look_again_()
+
+
 def _check_room(shape: tuple[int, ...], stored: torch.dtype, device: torch.device) -> None:
-    """Memory that is only promised would run out in the middle of a run."""
+    """Fail now: memory that is only reserved would run out in the middle of a run."""
     needed = torch.Size(shape).numel() * stored.itemsize
     if device.type == "cpu" and needed > (left := available_memory()):
         raise MemoryError(
@@ -168,9 +181,25 @@ def _check_room(shape: tuple[int, ...], stored: torch.dtype, device: torch.devic
 
 
 def start_values(seed: int, classes: Tensor, dim: int) -> Tensor:
-    """N(0, 0.01) of (seed, class) alone: equal for any sharding and on any device; (k, dim)."""
-    values = normal(dim, seed, START, classes.cpu().numpy()) * INIT_STD
-    return torch.from_numpy(values).to(classes.device)
+    """N(0, 0.01) as a function of (seed, class, column), float32; (k, dim).
+
+    The same for any sharding. Compiled and torch's numbers differ by 1e-8 at most.
+    """
+    start = key(seed, START)
+    kernels = library("head") if classes.device.type == "cpu" else None
+    if kernels is None:
+        return start.child(classes[:, None]).normal(dim) * INIT_STD
+    out, classes = torch.empty(len(classes), dim), classes.contiguous()
+    kernels.head_start(
+        *(ctypes.c_uint32(word) for word in start),
+        ctypes.c_void_p(classes.data_ptr()),
+        ctypes.c_int64(len(classes)),
+        ctypes.c_int32(dim),
+        ctypes.c_float(INIT_STD),
+        ctypes.c_void_p(out.data_ptr()),
+        ctypes.c_int32(torch.get_num_threads()),
+    )
+    return out
 
 
 def _enough(room: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""One collective that gathers rows and whole numbers of every rank, however many each brings."""
+"""What the ranks of a group exchange of a batch, however many samples each brings."""
 
 import torch
 from torch import Tensor
@@ -6,56 +6,57 @@ from torch import Tensor
 from facescale.distributed import Group
 
 
-class RowGather:
-    """Gathers a batch over a group, remembering how much room the largest part has needed.
+class LabelGather:
+    """Gathers whole numbers over a group in one collective a step.
 
-    Each rank sends a fixed number of rows: a header with its true count, its rows, padding. Should
-    a count exceed the room, every rank sees that in the headers and all of them repeat with more
-    room. So a run pays one collective a step, and a second one only when a batch grows.
+    Each rank sends as many as the largest part has needed so far: its true count, its numbers,
+    padding. Should a count exceed the room, every rank sees that, and all repeat with more room.
+    So a second collective happens only when a batch grows.
     """
 
     def __init__(self, group: Group) -> None:
         self.group = group
         self.room = 0
 
-    def __call__(
-        self, rows: Tensor, numbers: Tensor, signal: int = 0
-    ) -> tuple[Tensor, Tensor, list[int], int]:
-        """Concatenate over the group in rank order.
-
-        Args:
-            rows: (b, dim) floating; dim may be 0.
-            numbers: (k, b) int64, k whole numbers for each row, at least 2.
-            signal: One whole number >= 0 of this rank, which travels in the header for nothing.
-
-        Returns:
-            (B, dim), (k, B), the count b of every rank and the largest signal.
-        """
+    def __call__(self, numbers: Tensor) -> tuple[Tensor, list[int]]:
+        """(b,) of each rank to (B,) in rank order, and the count b of every rank."""
         if self.group.size == 1:
-            return rows, numbers, [len(rows)], signal
-        payload = torch.cat([_as_bytes(rows), _as_bytes(numbers.T)], dim=1)
+            return numbers, [len(numbers)]
         while True:
-            sent = payload.new_zeros(self.room + 1, payload.shape[1])
-            sent[0, :16] = _as_bytes(torch.tensor([[len(rows), signal]], device=rows.device))
-            kept = payload[: self.room]
+            sent = numbers.new_zeros(self.room + 1)
+            sent[0] = len(numbers)
+            kept = numbers[: self.room]
             sent[1 : len(kept) + 1] = kept
             gathered = self.group.all_gather(sent)
-            headers = gathered[:, 0, :16].contiguous().view(torch.int64)
-            counts, signals = headers.T.tolist()
+            counts: list[int] = gathered[:, 0].tolist()
             if max(counts) <= self.room:
-                break
+                return _join(gathered[:, 1:], counts), counts
             self.room = max(counts)
-        parts = [block[1 : n + 1] for block, n in zip(gathered, counts, strict=True)]
-        joined = torch.cat(parts)
-        width = rows.shape[1] * rows.element_size()
-        return (
-            joined[:, :width].contiguous().view(rows.dtype),
-            joined[:, width:].contiguous().view(torch.int64).T,
-            counts,
-            max(signals),
-        )
 
 
-def _as_bytes(rows: Tensor) -> Tensor:
-    """The same memory as (n, bytes) uint8."""
-    return rows.contiguous().view(torch.uint8)
+def gather_rows(group: Group, rows: Tensor, counts: list[int]) -> Tensor:
+    """(b, ...) of each rank to (B, ...) in rank order, where `counts` says each b."""
+    if group.size == 1:
+        return rows
+    padded = rows
+    if len(rows) < max(counts):
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+    return _join(group.all_gather(padded), counts)
+
+
+def scatter_sum(group: Group, rows: Tensor, counts: list[int]) -> Tensor:
+    """Sum (B, ...) over the group and keep the rows of this rank, (b, ...)."""
+    if len(set(counts)) == 1:
+        return group.reduce_scatter(rows.reshape(group.size, counts[0], *rows.shape[1:]))
+    padded = rows.new_zeros(group.size, max(counts), *rows.shape[1:])
+    for part, own in zip(padded, rows.split(counts), strict=True):
+        part[: len(own)] = own
+    return group.reduce_scatter(padded)[: counts[group.rank]]
+
+
+def _join(gathered: Tensor, counts: list[int]) -> Tensor:
+    """The first rows of each part, one part after the other."""
+    if min(counts) == gathered.shape[1]:
+        return gathered.flatten(0, 1)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])

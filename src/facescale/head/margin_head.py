@@ -1,49 +1,51 @@
-"""The head: class centres on a mesh, a sample of them in the softmax, learning as it goes back."""
+"""The head: class centres on a mesh, sampled for each step, updated in the backward pass."""
 
 import math
+import os
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from facescale.distributed import Mesh, make_mesh
-from facescale.head.centres import ClassCentres
-from facescale.head.draw import draw_rows
-from facescale.head.gather import RowGather
-from facescale.head.margins import Margin, arcface
-from facescale.head.softmax import MarginSoftmax, make_walk
+from facescale.head.centres import ROUNDING, SAMPLING, ClassCentres
+from facescale.head.draw import NONE, Sample, draw_rows
+from facescale.head.gather import LabelGather, gather_rows
+from facescale.head.margins import TargetMargin, arcface, scaled
+from facescale.head.softmax import MarginSoftmax, Share
 from facescale.head.step import Step
-from facescale.random import generator
+from facescale.head.walks import make_walk
+from facescale.random import key
 
 LOGITS_BUDGET = 256 << 20  # bytes
-SAMPLING = 1  # key that keeps the draws apart from the start values
+SMALLEST_NORM = 1e-12  # of an embedding, as torch.nn.functional.normalize
+IMPORTED_BY = os.getpid()
 
 
 class MarginHead(nn.Module):
     """Margin softmax over `num_classes` identities that trains its own class centres.
 
-    The centres are a matrix (num_classes, embedding_dim), cut by class into `shards` parts; where
+    The centres are a matrix (num_classes, embedding_dim), split by class into `shards` parts; where
     there are more ranks than shards, each part has world / shards copies. Data parallel is
     `shards=1`, model parallel `shards=world` (the default), Partial FC a `sample_rate` below 1.
 
-    `loss.backward()` moves the centres, by SGD with momentum on the sampled rows only, and sends
-    the exact gradient to the embeddings. Gradients are sums over ranks, never means: add up the
-    backbone's over the world too. Call backward once per forward, before the next forward.
+    `loss.backward()` updates the centres, by SGD with momentum on the sampled rows only, and sends
+    the exact gradient to the embeddings. Gradients are sums over ranks, never means: sum those of
+    the backbone over the world too. Call backward once per forward, before the next forward.
 
     Args:
         num_classes: Identities in all.
         embedding_dim: Size of an embedding.
-        margin: What is asked of a sample's own class.
+        margin: What is asked of a sample's own class; see `margins.TargetMargin`.
         scale: Logits are scale * cosine; in (0, 300].
-        sample_rate: Fraction of each shard that joins the softmax in a step, in (0, 1]. The
-            classes of the global batch always join.
-        shards: Parts of the matrix; must divide the number of ranks. None: one part a rank.
-        dtype: How the centres are stored: float32, bfloat16 or int8 (with a scale a row), the last
-            two rounded at random; or float64 for proofs. The head computes in float32 or float64.
-        momentum: Of the centres' SGD; at 0 none is kept, which halves the memory.
-        weight_decay: Of the centres' SGD, on sampled rows.
-        seed: Of start values and samples; the same on all ranks.
-        device: Where the centres lie.
+        sample_rate: Fraction of each shard that is drawn for the softmax of a step, in (0, 1]. The
+            classes of the global batch join in any case.
+        shards: Parts of the matrix; must divide the number of ranks. None: one for each rank.
+        dtype: How the centres are stored: float32; bfloat16 or int8 (with a scale for each row),
+            rounded at random; or float64 for proofs. The head computes in float32 or float64.
+        momentum: Of the centres' SGD, in [0, 1); at 0 none is kept, which halves the memory.
+        weight_decay: Of the centres' SGD, on sampled rows; at least 0.
+        seed: Of start values, samples and rounding; the same on all ranks.
+        device: Where the centres are.
         logits_budget: Bytes of logits kept between forward and backward; above, recomputed.
 
     Raises:
@@ -55,7 +57,7 @@ class MarginHead(nn.Module):
         self,
         num_classes: int,
         embedding_dim: int,
-        margin: Margin | None = None,
+        margin: TargetMargin | None = None,
         scale: float = 64.0,
         sample_rate: float = 1.0,
         shards: int | None = None,
@@ -68,14 +70,24 @@ class MarginHead(nn.Module):
         logits_budget: int = LOGITS_BUDGET,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        if not 0.0 < sample_rate <= 1.0:
-            raise ValueError(f"sample_rate must be in (0, 1], got {sample_rate}")
-        if not 0.0 < scale <= 300.0:
-            raise ValueError(f"scale must be in (0, 300], got {scale}")
+        for name, value, fits, wanted in (
+            ("num_classes", num_classes, num_classes >= 1, "at least 1"),
+            ("embedding_dim", embedding_dim, embedding_dim >= 1, "at least 1"),
+            ("sample_rate", sample_rate, 0.0 < sample_rate <= 1.0, "in (0, 1]"),
+            ("scale", scale, 0.0 < scale <= 300.0, "in (0, 300]"),
+            ("momentum", momentum, 0.0 <= momentum < 1.0, "in [0, 1)"),
+            ("weight_decay", weight_decay, 0.0 <= weight_decay < math.inf, "a number of 0 or more"),
+            ("seed", seed, 0 <= seed < 2**64, "in [0, 2**64)"),
+            ("logits_budget", logits_budget, logits_budget >= 0, "0 or more bytes"),
+        ):
+            if not fits:
+                raise ValueError(f"{name} must be {wanted}, got {value}")
         device = torch.device(device)
         self.margin = arcface(0.5) if margin is None else margin
+        if isinstance(self.margin, nn.Module):
+            self.margin.to(device)
+        self.margin_fraction = 1.0
+        """How much of the margin is asked for, from 0.0 (none) to 1.0; for a warm-up."""
         self.scale, self.sample_rate = scale, sample_rate
         self.momentum, self.weight_decay = momentum, weight_decay
         self.seed, self.logits_budget = seed, logits_budget
@@ -91,13 +103,8 @@ class MarginHead(nn.Module):
             seed=seed,
         )
         self.num_steps = 0
-        """Steps so far: the key of the next sample. Whoever resumes a run sets it."""
-        self.signal = 0
-        """A whole number >= 0 that this rank wants all to know; it travels with the next batch."""
-        self.heard = 0
-        """The largest `signal` of all ranks in the last forward pass, alike on all of them."""
-        self._gather = RowGather(self.mesh.shard)
-        self._gather_copies = RowGather(self.mesh.replicate)
+        """Draws so far: the key of the next one. A part of `state_dict`."""
+        self._gather_labels = LabelGather(self.mesh.world)
 
     def extra_repr(self) -> str:
         """What `print(head)` says."""
@@ -106,96 +113,152 @@ class MarginHead(nn.Module):
             f"sample_rate={self.sample_rate}, shards={self.mesh.shard.size}"
         )
 
-    def forward(self, embeddings: Tensor, labels: Tensor, lr: float) -> Tensor:
+    def get_extra_state(self) -> Tensor:
+        """The number of steps, for `state_dict`."""
+        return torch.tensor(self.num_steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Continue after so many steps."""
+        self.num_steps = int(state)
+
+    def draw(self, labels: Tensor) -> Sample:
+        """Draw the rows of the next step. A collective; it may run before the embeddings are known.
+
+        Args:
+            labels: (b,) whole numbers in [0, num_classes); b may differ between ranks, and be 0.
+
+        Returns:
+            What `forward` takes in place of the labels, once.
+
+        Raises:
+            ValueError: Wrong shape, or a label outside the classes; the latter on every rank alike.
+        """
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise ValueError(
+                f"labels are {tuple(labels.shape)} {labels.dtype}, expected whole numbers of "
+                "shape (batch,)"
+            )
+        with torch.no_grad():
+            everyones, counts = self._gather_labels(labels.long())
+            self._check_labels(everyones)
+            num_rows = len(self.centres)
+            place = everyones - self.centres.classes.start
+            rows = None
+            if self.sample_rate < 1.0:
+                # At least one row, or the shard's part of the sum would be empty.
+                num_sample = min(num_rows, max(1, int(self.sample_rate * num_rows)))
+                draw = key(self.seed, SAMPLING, self.mesh.shard.rank, self.num_steps)
+                rows, place = draw_rows(place, num_rows, num_sample, draw)
+            else:
+                place = place.where((place >= 0) & (place < num_rows), NONE)
+            first, last = self._group_ranks()
+            start, stop = sum(counts[:first]), sum(counts[:last])
+            sample = Sample(self.num_steps, counts, rows, place[start:stop])
+        self.num_steps += 1
+        return sample
+
+    def forward(self, embeddings: Tensor, labels: Tensor | Sample, lr: float) -> Tensor:
         """This rank's share of the loss: the sum over its own samples / the global batch.
 
         Args:
             embeddings: (b, embedding_dim), any floating type, any length; b may differ between
                 ranks and may be 0.
-            labels: (b,) whole numbers in [0, num_classes).
-            lr: Learning rate of the centres in this step; 0 moves nothing.
+            labels: (b,) whole numbers in [0, num_classes), or what `draw` made of them.
+            lr: Learning rate of the centres in this step, at least 0; 0 moves nothing.
 
         Returns:
             (), float32 or float64. NaN on all ranks, and no centre moves, where an embedding of
             any rank is not finite.
 
         Raises:
-            ValueError: Wrong shapes, or a label outside the classes; on every rank alike.
+            ValueError: Wrong shapes, a negative `lr`, or a label outside the classes; the latter on
+                every rank alike.
         """
-        self._check_shapes(embeddings, labels)
-        unit = functional.normalize(embeddings.to(self.centres.format.numbers))
-        step = self._prepare(unit.detach(), labels.long(), lr)
-        self.centres.begin_step(self.num_steps)
-        self.num_steps += 1
-        if step is None:
-            return unit.sum() * math.nan
-        return MarginSoftmax.apply(unit, make_walk(step))  # type: ignore[no-any-return, no-untyped-call]
+        self._check_call(embeddings, labels, lr)
+        sample = labels if isinstance(labels, Sample) else self.draw(labels)
+        first, last = self._group_ranks()
+        counts = sample.counts[first:last]
+        if len(embeddings) != counts[self.mesh.shard.rank]:
+            raise ValueError(
+                f"{len(embeddings)} embeddings, but the sample was drawn for "
+                f"{counts[self.mesh.shard.rank]} labels"
+            )
+        with torch.autocast(embeddings.device.type, enabled=False):
+            unit, norm = normalise(embeddings.to(self.centres.format.numbers))
+            batch, group_norms, all_norms = self._gather_batch(unit.detach(), norm.detach(), sample)
+            if bool(all_norms.isnan().any()):
+                return unit.sum() * math.nan
+            observe = getattr(self.margin, "observe_", None)
+            if observe is not None and self.training:
+                with torch.no_grad():
+                    observe(all_norms)
+            step = Step(
+                centres=self.centres,
+                replicate=self.mesh.replicate,
+                scale=self.scale,
+                lr=lr,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                batch=batch,
+                sample=sample,
+                key=key(self.seed, ROUNDING, sample.step),
+                logits_budget=self.logits_budget,
+            )
+            share = Share(self.mesh.shard, counts, group_norms, sum(sample.counts))
+            margin = scaled(self.margin, self.margin_fraction)
+            return MarginSoftmax.apply(unit, norm, make_walk(step), step, share, margin)  # type: ignore[no-any-return, no-untyped-call]
 
-    def _check_shapes(self, embeddings: Tensor, labels: Tensor) -> None:
+    def _group_ranks(self) -> tuple[int, int]:
+        """The first rank of the world in this rank's shard group, and the one after the last."""
+        first = self.mesh.world.rank - self.mesh.shard.rank
+        return first, first + self.mesh.shard.size
+
+    def _check_call(self, embeddings: Tensor, labels: Tensor | Sample, lr: float) -> None:
         if embeddings.ndim != 2 or embeddings.shape[1] != self.embedding_dim:
             raise ValueError(
                 f"embeddings are {tuple(embeddings.shape)}, expected (batch, {self.embedding_dim})"
             )
-        if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
-            raise ValueError(
-                f"labels are {tuple(labels.shape)} {labels.dtype}, expected whole numbers of "
-                f"shape ({len(embeddings)},)"
+        if isinstance(labels, Tensor) and labels.shape != embeddings.shape[:1]:
+            raise ValueError(f"labels are {tuple(labels.shape)}, expected ({len(embeddings)},)")
+        if not 0.0 <= lr < math.inf:
+            raise ValueError(f"lr must be a number of 0 or more, got {lr}")
+        if os.getpid() != IMPORTED_BY and torch.get_num_threads() > 1:
+            raise RuntimeError(
+                f"this process was forked and has {torch.get_num_threads()} threads, which its "
+                "parent's may block for ever: call torch.set_num_threads(1) in it first, or start "
+                "it by 'spawn'"
             )
-
-    def _prepare(self, unit: Tensor, labels: Tensor, lr: float) -> Step | None:
-        """Gather the batch, draw the sample, lay out the blocks; None for a batch not finite."""
-        finite = unit.isfinite().all(dim=1).long()
-        batch, (group_labels, finite), counts, signal = self._gather(
-            unit, torch.stack([labels, finite]), self.signal
-        )
-        _, (all_labels, finite), copies, self.heard = self._gather_copies(
-            unit.new_empty(len(group_labels), 0), torch.stack([group_labels, finite]), signal
-        )
-        self._check_labels(all_labels)
-        if not bool(finite.all()):
-            return None
-        rows = self._sample(all_labels) if self.sample_rate < 1.0 else None
-        own, sample = self._own_rows(group_labels, rows)
-        return Step(
-            centres=self.centres,
-            shard=self.mesh.shard,
-            replicate=self.mesh.replicate,
-            margin=self.margin,
-            scale=self.scale,
-            lr=lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            batch=batch,
-            counts=counts,
-            global_batch=max(sum(copies), 1),
-            rows=rows,
-            own_row=own,
-            own_sample=sample,
-            logits_budget=self.logits_budget,
-        )
 
     def _check_labels(self, labels: Tensor) -> None:
         outside = labels[(labels < 0) | (labels >= self.num_classes)]
         if len(outside):
             raise ValueError(
                 f"label {int(outside[0])} but num_classes is {self.num_classes}; labels run from 0 "
-                f"to {self.num_classes - 1}: raise num_classes or mend the labels"
+                f"to {self.num_classes - 1}: raise num_classes or correct the labels"
             )
 
-    def _own_rows(self, group_labels: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Places among the drawn rows of own classes that are here, sorted; and whose they are."""
-        own = group_labels - self.centres.classes.start
-        (here,) = torch.where((own >= 0) & (own < len(self.centres)))
-        place = own[here] if rows is None else torch.searchsorted(rows, own[here])
-        place, order = place.sort()
-        return place, here[order]
+    def _gather_batch(
+        self, unit: Tensor, norm: Tensor, sample: Sample
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit embeddings and norms of the shard group's batch, and norms of the global batch.
 
-    def _sample(self, all_labels: Tensor) -> Tensor:
-        """Rows of this shard that join; copies of a shard draw the same ones."""
-        num_rows = len(self.centres)
-        local = all_labels - self.centres.classes.start
-        positives = local[(local >= 0) & (local < num_rows)].unique()
-        key = (self.seed, SAMPLING, self.mesh.shard.rank, self.num_steps)
-        # A shard that has classes shows at least one, or its part of the sum would be empty.
-        num_sample = min(num_rows, max(1, int(self.sample_rate * num_rows)))
-        return draw_rows(num_rows, positives, num_sample, generator(local.device, *key))
+        (B, dim), (B,), (all,). The norm of an embedding that is not finite is NaN.
+        """
+        shards, first = self.mesh.shard.size, self._group_ranks()[0]
+        norm = norm.where(unit.isfinite().all(dim=1), math.nan)
+        own_counts = sample.counts[first : first + shards]
+        both = gather_rows(self.mesh.shard, torch.cat([unit, norm[:, None]], dim=1), own_counts)
+        batch, norms = both[:, :-1].contiguous(), both[:, -1].contiguous()
+        groups = [sum(sample.counts[i : i + shards]) for i in range(0, len(sample.counts), shards)]
+        return batch, norms, gather_rows(self.mesh.replicate, norms, groups)
+
+
+def normalise(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings (b, dim) of length 1, and the length that they had, (b,)."""
+    # Near either end of the type's range, squares are 0 or infinite: divided by a power of 2 of the
+    # size of the largest number, which changes no bit of the result elsewhere.
+    largest = embeddings.detach().abs().amax(dim=1, keepdim=True)
+    size = torch.ldexp(torch.ones_like(largest), largest.frexp().exponent - 1)
+    within = embeddings / size
+    norm = torch.linalg.vector_norm(within, dim=1, keepdim=True)
+    return within / norm.clamp_min(SMALLEST_NORM), (norm * size)[:, 0]

@@ -27,7 +27,7 @@ from facescale.training.metrics import Tally, Window, peak_memory, read_metrics
 from facescale.training.optim import unreached
 from facescale.training.resume import resume_, save
 from facescale.training.sets import check_sets
-from facescale.training.signals import asked_to_leave
+from facescale.training.signals import StopFlag, asked_to_leave
 from facescale.training.start import begin_from_
 from facescale.training.state import TrainState, build
 from facescale.training.step import train_step
@@ -91,16 +91,16 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
     start, first_step, leaving = time.perf_counter(), state.step, 0
     verifications: dict[str, Verification] = {}
     tally, window = Tally(state.device, state.world, state.groups()), Window()
+    stop = StopFlag(state.world, state.device)
     with state.loader() as loader, asked_to_leave() as asked:
         while state.step < state.num_steps and not leaving:
-            state.head.signal = asked.signal
             tally.add_(train_step(state, next(loader)))
             window.add(state.global_batch)
             trackers.advance()
             if due(state, state.config.log_every):
                 report(state, trackers, loader, tally, window, folder)
             began = time.perf_counter()
-            leaving = state.head.heard if state.step < state.num_steps else 0
+            leaving = stop(asked.signal) if state.step < state.num_steps else 0
             if due(state, state.config.checkpoint.every) or leaving:
                 with all_are_told(state.world):
                     folder.check()

@@ -12,6 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+import torch
+from torch import Tensor
+
+from facescale.distributed import Group
+
 SIGNALS = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -37,6 +42,33 @@ class Asked:
             raise KeyboardInterrupt
         if not self.signal:
             self.signal, self.since = number, now
+
+
+class StopFlag:
+    """Tells all ranks of a signal that any of them got, all at the same step.
+
+    One small collective a call. On CUDA a call returns what the call before has gathered, which by
+    then has been copied to the host: waiting for it here would stall the device.
+    """
+
+    def __init__(self, world: Group, device: torch.device) -> None:
+        self._world, self._device = world, device
+        self._copied: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def __call__(self, number: int) -> int:
+        """Send this rank's signal, or 0; returns the largest that any rank has sent."""
+        sent = torch.tensor([number], device=self._device)
+        largest = self._world.all_gather(sent).max()
+        if self._device.type == "cpu":
+            return int(largest)
+        before = self._copied  # CUDA only
+        event = torch.cuda.Event()
+        self._copied = (largest.to("cpu", non_blocking=True), event)
+        event.record()
+        if before is None:
+            return 0
+        before[1].synchronize()
+        return int(before[0])
 
 
 @contextmanager

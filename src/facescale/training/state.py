@@ -29,7 +29,7 @@ PRECISIONS = {
     "fp16": torch.float16,
 }
 
-# Keys of the random streams of a run; the head has its own.
+# Keys of a run's random numbers; the head has its own.
 BACKBONE, ORDER, AUGMENT, DROPOUT = range(4)
 
 
@@ -48,8 +48,6 @@ class TrainState:
     model: nn.Module
     """The network as training calls it: in micro-batches, alike on all ranks."""
     head: MarginHead
-    margin: Margin
-    """The whole margin; the head's own grows to it."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     schedule: Schedule
@@ -102,12 +100,11 @@ def build(config: Config, device: torch.device) -> TrainState:
     dtype = torch.promote_types(PRECISIONS[config.train.precision], torch.float32)
     backbone = _place_backbone(config, device, world).to(dtype)
     round_convolutions(config.train.precision == "tf32")
-    margin = _make_margin(config)
     optim = config.optim
     head = MarginHead(
         dataset.num_classes,
         backbone.embedding_dim,
-        margin,
+        _make_margin(config),
         config.head.scale,
         config.head.sample_rate,
         config.head.shards,
@@ -134,7 +131,6 @@ def build(config: Config, device: torch.device) -> TrainState:
         backbone=backbone,
         model=replicate(MicroBatches(backbone, config.train.micro_batch), world),
         head=head,
-        margin=margin,
         optimizer=make_optimizer(backbone, optim),
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
         schedule=make_schedule(optim.schedule, num_steps),

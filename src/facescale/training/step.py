@@ -24,7 +24,9 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
         position=batch.position + batch.offset,
     )
     labels = batch.labels.to(state.device, non_blocking=True)
-    state.head.margin = state.margin.scaled(min(1.0, (step + 1) / (config.head.margin.warmup or 1)))
+    # Before the backbone: which class centres join depends on the labels alone.
+    sample = state.head.draw(labels)
+    state.head.margin_fraction = min(1.0, (step + 1) / (config.head.margin.warmup or 1))
     statistics = read_statistics(state.backbone)
     state.model.train()
     with state.autocast():
@@ -32,7 +34,7 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
     # The head works in float32 and needs no loss scale; what goes into the trunk does.
     scale = state.scaler.scale(torch.ones((), device=state.device))
     embeddings.register_hook(lambda gradient: gradient * scale)
-    loss = state.head(embeddings, labels, lr * config.head.lr_factor)
+    loss = state.head(embeddings, sample, lr * config.head.lr_factor)
     if state.scaler.is_enabled() or loss.isfinite():
         loss.backward()
         apply_gradients(state, batch, lr)

@@ -1,5 +1,28 @@
-"""What is asked of a sample's own class, one file a margin."""
+"""What is asked of a sample's own class, one file a margin.
+
+A margin is a callable like `TargetMargin`. `register_margin` gives it a name, from this package or
+from outside of it.
+"""
 
 from facescale.head.margins.combined import Margin, arcface, combined, cosface
+from facescale.head.margins.target import (
+    TargetMargin,
+    make_margin,
+    margin_names,
+    register_margin,
+    scaled,
+    value_and_slopes,
+)
 
-__all__ = ["Margin", "arcface", "combined", "cosface"]
+__all__ = [
+    "Margin",
+    "TargetMargin",
+    "arcface",
+    "combined",
+    "cosface",
+    "make_margin",
+    "margin_names",
+    "register_margin",
+    "scaled",
+    "value_and_slopes",
+]

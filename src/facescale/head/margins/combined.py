@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from facescale.head.margins.target import register_margin
+
 Gradient = Literal["exact", "straight-through"]
 
 
@@ -20,18 +22,18 @@ class Margin:
     the cosine along the unit sphere, goes to zero as fast. `slope` therefore bounds sin(theta)
     from below, and the product stays finite and small.
 
-    Past m1 * theta + m2 = pi the formula turns: the logit rises again as the angle grows, and the
-    exact gradient there points away from the class centre. We keep the formula, as OneFlow and
-    MXNet do, so that a loss means the same in all systems. It takes an angle of more than
-    pi - m2 (151 degrees for ArcFace's 0.5) to come there; centres and samples start near
-    90 degrees. Who fears it takes gradient="straight-through", which never turns.
+    Past m1 * theta + m2 = pi the logit rises again as the angle grows, and the exact gradient
+    points away from the class centre. The formula is kept there, as in OneFlow and MXNet, so that a
+    loss means the same in all systems. An angle of more than pi - m2 is needed for it (151 degrees
+    for ArcFace's 0.5); centres and samples start near 90 degrees. gradient="straight-through" never
+    changes its sign.
 
     Attributes:
         m1: Factor on the angle (SphereFace), > 0.
         m2: Added to the angle (ArcFace), radians, in [0, pi).
         m3: Taken from the cosine (CosFace), >= 0.
         gradient: "exact" differentiates the formula. "straight-through" takes the derivative
-            with respect to the cosine as 1: the habit of arcface_torch.
+            with respect to the cosine as 1, as arcface_torch does.
     """
 
     m1: float = 1.0
@@ -53,8 +55,8 @@ class Margin:
                 f"margin gradient must be 'exact' or 'straight-through', got {self.gradient!r}"
             )
 
-    def __call__(self, cosine: Tensor) -> Tensor:
-        """The cosine after the margin; any shape. Rounding past +-1 is cut off."""
+    def __call__(self, cosine: Tensor, norm: Tensor | None = None) -> Tensor:
+        """The cosine after the margin; any shape. Rounding past +-1 is cut off; no norm counts."""
         if self.m1 == 1.0 and self.m2 == 0.0:
             return cosine - self.m3  # no arccos: as exact as the cosine itself
         return torch.cos(self.m1 * torch.acos(cosine.clamp(-1.0, 1.0)) + self.m2) - self.m3
@@ -76,16 +78,19 @@ class Margin:
         )
 
 
+@register_margin("arcface")
 def arcface(m: float = 0.5, gradient: Gradient = "exact") -> Margin:
     """Additive angular margin, cos(theta + m). Source: Deng et al., ArcFace, CVPR 2019, eq. 3."""
     return Margin(m2=m, gradient=gradient)
 
 
+@register_margin("cosface")
 def cosface(m: float = 0.4, gradient: Gradient = "exact") -> Margin:
     """Additive cosine margin, cos(theta) - m. Source: Wang et al., CosFace, CVPR 2018, eq. 4."""
     return Margin(m3=m, gradient=gradient)
 
 
+@register_margin("combined")
 def combined(m1: float, m2: float, m3: float, gradient: Gradient = "exact") -> Margin:
     """All three at once, cos(m1 * theta + m2) - m3. Source: ArcFace, eq. 4."""
     return Margin(m1, m2, m3, gradient)

@@ -32,11 +32,16 @@ class Block:
 
 
 class BlockWalk:
-    """Forward keeps a running log-sum-exp per sample; backward walks the same blocks again.
+    """Forward keeps a running log-sum-exp of each sample; backward visits the same blocks again.
 
-    It turns each block of logits into gradients and at once moves the centres of that block. So
+    It turns each block of logits into gradients and moves the centres of that block at once. So
     nothing of size batch x classes exists twice, and no gradient of size classes x dim at all.
     """
+
+    @staticmethod
+    def serves(step: Step) -> bool:
+        """Any step, on any device."""
+        return True
 
     def __init__(self, step: Step) -> None:
         self.step = step
@@ -45,7 +50,7 @@ class BlockWalk:
         """Logits and inverse norms of each block, or None where they are computed again."""
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Log-sum-exp of each sample's other classes here, and its own cosine; (B,), (B,)."""
+        """As `Walk.forward`."""
         step = self.step
         log_sum = step.batch.new_full((len(step.batch),), -torch.inf)
         own_cosine = torch.zeros_like(log_sum)
@@ -63,17 +68,7 @@ class BlockWalk:
     def backward(
         self, log_sum: Tensor, own_cosine: Tensor, to_own: Tensor, factor: Tensor
     ) -> Tensor:
-        """Move the centres; returns the gradient of the batch by this shard's rows.
-
-        Args:
-            log_sum: Of all logits of each sample; (B,).
-            own_cosine: As `forward` gave it; (B,).
-            to_own: Gradient of each sample's own logit, for a gradient of one of its loss; (B,).
-            factor: Gradient of a logit's cosine / that of the logit; ().
-
-        Returns:
-            (B, dim).
-        """
+        """As `Walk.backward`."""
         step = self.step
         gradient = torch.zeros_like(step.batch)
         for index, block in enumerate(self._blocks):
@@ -91,7 +86,7 @@ class BlockWalk:
                 # Only what turns a centre counts: its length does not change a cosine.
                 decay = step.weight_decay / step.replicate.size - radial * inverse_norm.square()
                 learn_(step, weight, velocity, to_product, decay)
-                step.centres.write_(block.rows)
+                step.centres.write_(block.rows, step.key)
         return gradient
 
     def _logits(self, block: Block) -> tuple[Tensor, Tensor]:
@@ -126,14 +121,16 @@ def learn_(step: Step, weight: Tensor, velocity: Tensor, to_product: Tensor, dec
 
 def _cut(step: Step, width: int) -> list[Block]:
     """The rows of a step in blocks of `width`, each with the own classes among them."""
-    starts = [*range(0, step.num_rows, width), step.num_rows]
-    edges = torch.tensor(starts, device=step.own_row.device)
-    cuts = torch.searchsorted(step.own_row, edges).tolist()
+    sample = step.sample.compact()
+    own_row, own_sample = sample.own()
+    num_rows = len(step.centres) if sample.rows is None else len(sample.rows)
+    starts = [*range(0, num_rows, width), num_rows]
+    cuts = torch.searchsorted(own_row, torch.tensor(starts, device=own_row.device)).tolist()
     return [
         Block(
-            rows=slice(start, stop) if step.rows is None else step.rows[start:stop],
-            own_row=step.own_row[first:last] - start,
-            own_sample=step.own_sample[first:last],
+            rows=slice(start, stop) if sample.rows is None else sample.rows[start:stop],
+            own_row=own_row[first:last] - start,
+            own_sample=own_sample[first:last],
         )
         for start, stop, first, last in zip(starts, starts[1:], cuts, cuts[1:], strict=False)
     ]

@@ -6,6 +6,7 @@ from ctypes import c_float, c_int32, c_int64, c_uint32, c_void_p
 import torch
 from torch import Tensor
 
+from facescale.head.centres import Rows
 from facescale.head.step import Step
 from facescale.kernels.cpu.build import library
 
@@ -15,7 +16,7 @@ SHARED_ROWS = 2048  # whose momentum copies of a shard sum up at a time
 
 
 class Arguments(ctypes.Structure):
-    """As `Head` in native/head.cpp; shapes are there."""
+    """As `Head` in kernels/cpu/tiles.h; shapes are there."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("table", "rows", "batch", "own_row", "own_sample")),
@@ -24,7 +25,7 @@ class Arguments(ctypes.Structure):
         *((name, c_int64) for name in ("first", "last", "num_kept", "num_own", "first_class")),
         *((name, c_int32) for name in ("dim", "samples", "parts", "width", "format", "tile")),
         ("threads", c_int32),
-        ("key", c_uint32),
+        *((name, c_uint32) for name in ("key_low", "key_high")),
         *((name, c_float) for name in ("scale", "factor", "lr", "momentum", "weight_decay")),
     )
 
@@ -34,7 +35,7 @@ class CompiledWalk:
 
     @staticmethod
     def serves(step: Step) -> bool:
-        """Whether the kernel can do this step."""
+        """Whether the rows are on a CPU, in a format that the kernel has, and there is a kernel."""
         table = step.centres.table
         known = table.device.type == "cpu" and table.dtype in FORMATS
         return known and library("head") is not None
@@ -46,11 +47,15 @@ class CompiledWalk:
         self._kernels = kernels
         self._kernels.head_room.restype = c_int64
         table, samples = step.centres.table, len(step.batch)
+        sample = step.sample.compact()
+        own_row, own_sample = sample.own()
+        self._rows: Rows = slice(0, len(step.centres)) if sample.rows is None else sample.rows
+        self._num_rows = len(step.centres) if sample.rows is None else len(sample.rows)
         self._threads = torch.get_num_threads()
-        self._kept = min(step.num_rows, step.logits_budget // (4 * max(samples, 1)))
+        self._kept = min(self._num_rows, step.logits_budget // (4 * max(samples, 1)))
         self._arguments = Arguments(
             num_kept=self._kept,
-            num_own=len(step.own_row),
+            num_own=len(own_row),
             first_class=step.centres.classes.start,
             dim=step.batch.shape[1],
             samples=samples,
@@ -59,7 +64,8 @@ class CompiledWalk:
             format=FORMATS[table.dtype],
             tile=48 if samples < WIDE else 128,
             threads=self._threads,
-            key=step.centres.key,
+            key_low=step.key.low,
+            key_high=step.key.high,
             scale=step.scale,
             lr=step.lr,
             # Copies add up their gradients: each brings its share.
@@ -69,41 +75,42 @@ class CompiledWalk:
         self._given = {
             "table": table,
             "batch": step.batch.contiguous(),
-            "own_row": step.own_row.contiguous(),
-            "own_sample": step.own_sample.contiguous(),
+            "own_row": own_row,
+            "own_sample": own_sample,
         }
-        if step.rows is not None:
-            self._given["rows"] = step.rows.contiguous()
+        if sample.rows is not None:
+            self._given["rows"] = sample.rows
         room = self._kernels.head_room(ctypes.byref(self._arguments))
         self._given["room"] = step.batch.new_empty(self._threads, room)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Log-sum-exp of each sample's other classes here, and its own cosine; (B,), (B,)."""
+        """As `Walk.forward`."""
         step = self.step
-        step.centres.touch_(slice(0, step.num_rows) if step.rows is None else step.rows)
+        step.centres.touch_(self._rows)
         self._given["logits"] = step.batch.new_empty(self._kept, len(step.batch))
         # Of each thread's part of the rows; relative to any finite maximum, none is a sum of 0.
         maximum = step.batch.new_full((self._threads, len(step.batch)), -1e30)
         total, own_cosine = torch.zeros_like(maximum), torch.zeros_like(maximum[0])
-        places = range(step.num_rows)
+        places = range(self._num_rows)
         self._call("head_forward", places, maximum=maximum, sum=total, own_cosine=own_cosine)
         return torch.logsumexp(maximum + total.log(), dim=0), own_cosine
 
     def backward(
         self, log_sum: Tensor, own_cosine: Tensor, to_own: Tensor, factor: Tensor
     ) -> Tensor:
-        """As `BlockWalk.backward`."""
+        """As `Walk.backward`."""
         step, copies = self.step, self.step.replicate
         self._arguments.factor = float(factor)
         self._given |= {
             "log_sum": log_sum.contiguous(),
-            "own_cosine": own_cosine,
+            "own_cosine": own_cosine.contiguous(),
             "to_own": to_own.contiguous(),
         }
         parts = step.batch.new_zeros(self._threads, *step.batch.shape)
-        everything = range(step.num_rows)
+        everything = range(self._num_rows)
         if copies.size == 1:
             self._call("head_backward", everything, gradient=parts)
+            self._arguments.num_kept = 0  # gradients lie there now
             return parts.sum(dim=0)
         for first in everything[::SHARED_ROWS]:
             places = everything[first : first + SHARED_ROWS]
@@ -112,6 +119,7 @@ class CompiledWalk:
             if step.lr:
                 copies.all_reduce_(velocity)
                 self._call("head_move", places, velocity=velocity)
+        self._arguments.num_kept = 0
         return parts.sum(dim=0)
 
     def _call(self, function: str, places: range, **tensors: Tensor) -> None:

@@ -147,10 +147,9 @@ void learn(const Head& head, const Tile& tile, int i, Room& room, const float* v
     const float lr = head.lr;
 #pragma omp simd
     for (int k = 0; k < head.dim; k++) weight[k] -= lr * velocity[k];
-    const int64_t number = head.first_class + (head.rows ? head.rows[place] : place);
-    write_row<Format>(weight, row, head.dim, Noise(head.key, 2 * number));
-    if (head.parts == 2)
-        write_row<Format>(velocity, row + head.width, head.dim, Noise(head.key, 2 * number + 1));
+    const Key key = head.key.child(head.first_class + (head.rows ? head.rows[place] : place));
+    write_row<Format>(weight, row, head.dim, key, 0);
+    if (head.parts == 2) write_row<Format>(velocity, row + head.width, head.dim, key, head.dim);
 }
 
 template <class Format>
@@ -223,4 +222,33 @@ extern "C" void head_backward(const Head* head) {
 
 extern "C" void head_move(const Head* head) {
     by_format(*head, [&](auto format) { move<decltype(format)>(*head); });
+}
+
+// Start values: the first `dim` numbers of N(0, deviation) of each class's key; (count, dim).
+extern "C" void head_start(uint32_t low, uint32_t high, const int64_t* classes, int64_t count,
+                           int32_t dim, float deviation, float* to, int32_t threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < count; i++) {
+        const Key own = Key{low, high}.child(classes[i]);
+        float *row = to + i * dim, last;
+#pragma omp simd
+        for (int pair = 0; pair < dim / 2; pair++) {
+            float first, second;
+            normal_pair(own, pair, first, second);
+            row[2 * pair] = first * deviation;
+            row[2 * pair + 1] = second * deviation;
+        }
+        if (dim % 2) {
+            normal_pair(own, dim / 2, row[dim - 1], last);
+            row[dim - 1] *= deviation;
+        }
+    }
+}
+
+// Where a permutation, or its inverse, sends each of `count` places.
+extern "C" void head_permute(const Permutation* permutation, const int64_t* from, int64_t* to,
+                             int64_t count, int32_t inverse, int32_t threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < count; i++)
+        to[i] = inverse ? permutation->invert(from[i]) : permutation->apply(from[i]);
 }

@@ -7,19 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
-// A float32 and its bits: through memcpy, a loop over them would gather numbers one by one.
-union Bits {
-    uint32_t bits;
-    float number;
-};
-
-inline float of_bits(uint32_t bits) { return Bits{bits}.number; }
-
-inline uint32_t bits_of(float number) {
-    Bits both;
-    both.number = number;
-    return both.bits;
-}
+#include "bits.h"
+#include "random.h"
 
 // e^x to the last bits of a float32, in operations that fill a vector; 0 below e^-87.
 // Source: Cephes, expf: x = n log 2 + r, and a polynomial of r.
@@ -37,24 +26,6 @@ inline float exponential(float x) {
     p = p * r * r + r + 1;
     return x < -87.0f ? 0.0f : p * of_bits(uint32_t(int32_t(n) + 127) << 23);
 }
-
-// Random bits for the numbers of a row, as a function of the step's key and the row.
-class Noise {
-  public:
-    Noise(uint32_t key, int64_t row)
-        : start(mix(key ^ mix(uint32_t(row) + 0x9E3779B9u * uint32_t(uint64_t(row) >> 32)))) {}
-    uint32_t operator()(int place) const { return mix(start + 0x9E3779B9u * uint32_t(place)); }
-
-  private:
-    uint32_t start;
-
-    // Source: the finalizer of MurmurHash3 (Appleby).
-    static uint32_t mix(uint32_t x) {
-        x = (x ^ (x >> 16)) * 0x85EBCA6Bu;
-        x = (x ^ (x >> 13)) * 0xC2B2AE35u;
-        return x ^ (x >> 16);
-    }
-};
 
 struct Float32 {
     using Stored = float;
@@ -97,7 +68,8 @@ struct EightBits {
         return scale;
     }
 
-    // The scale from now on, for a row whose largest number is this; stored, and returned.
+    // The scale from now on, for a row whose largest number is this; stored, and returned. NaN if
+    // that is NaN, and then the whole row is: a step that reads it has a loss that is not finite.
     static float fit(int8_t* row, int dim, float largest) {
         const float needed = largest / LEVELS, before = scale_of(row, dim);
         const bool fits = needed <= before && needed >= before / 2;
@@ -110,7 +82,7 @@ struct EightBits {
 
     static int8_t put(float number, float scale, uint32_t random) {
         const float level = std::floor(number / scale + float(random >> 8) * 0x1p-24f);
-        return int8_t(std::min(std::max(level, -LEVELS), LEVELS));
+        return int8_t(std::min(std::max(-LEVELS, level), LEVELS));  // of NaN, -LEVELS
     }
 
   private:
@@ -130,16 +102,20 @@ float read_row(const typename Format::Stored* row, float* numbers, int dim) {
     return square;
 }
 
-// Stores the numbers of a row, rounded by chance where they do not fit.
+// Stores the numbers of a row, rounded at random where they do not fit; the random bits of number k
+// are those of counter `first` + k.
 template <class Format>
-void write_row(const float* numbers, typename Format::Stored* row, int dim, Noise noise) {
+void write_row(const float* numbers, typename Format::Stored* row, int dim, Key key, uint32_t first) {
     float scale = 1;
     if constexpr (Format::SCALED) {
-        float largest = 0;
-#pragma omp simd reduction(max : largest)
-        for (int k = 0; k < dim; k++) largest = std::max(largest, std::abs(numbers[k]));
-        scale = Format::fit(row, dim, largest);
+        float largest = 0, not_finite = 0;  // the latter is 0 or NaN, which a maximum would lose
+#pragma omp simd reduction(max : largest) reduction(+ : not_finite)
+        for (int k = 0; k < dim; k++) {
+            largest = std::max(largest, std::abs(numbers[k]));
+            not_finite += numbers[k] * 0.0f;
+        }
+        scale = Format::fit(row, dim, largest + not_finite);
     }
 #pragma omp simd
-    for (int k = 0; k < dim; k++) row[k] = Format::put(numbers[k], scale, noise(k));
+    for (int k = 0; k < dim; k++) row[k] = Format::put(numbers[k], scale, key.bits(first + k));
 }

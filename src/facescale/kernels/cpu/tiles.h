@@ -18,7 +18,7 @@ const float SMALLEST_NORM = 1e-12f;
 
 }  // namespace
 
-// As `Arguments` in facescale/head/compiled.py.
+// As `Arguments` in facescale/head/walks/cpu.py.
 struct Head {
     char* table;            // (classes, parts, width): weight, then momentum if there is one
     const int64_t* rows;    // of the drawn rows, sorted; or null: place i is row i
@@ -37,7 +37,7 @@ struct Head {
     int64_t first, last;    // places of the drawn rows that this call walks
     int64_t num_kept, num_own, first_class;
     int32_t dim, samples, parts, width, format, tile, threads;
-    uint32_t key;           // of this step's rounding
+    Key key;                // of this step's rounding
     float scale, factor, lr, momentum, weight_decay;
 };
 
