@@ -158,7 +158,7 @@ def test_copies_of_a_shard_round_alike(run_ranks: RunRanks, dtype: torch.dtype) 
     one, other = run_ranks(trained, 2, dtype, 1)
     assert torch.equal(one, other)
     # Rounding is a function of the class, not of the shard that has it: two shards hold the rows of
-    # one, but where five steps' float rounding has crossed a level. Other random bits: half of them.
+    # one, but where five steps' float rounding has crossed a level. Else half of them would differ.
     parts = torch.cat(run_ranks(trained, 2, dtype, 2))
     assert (parts == one).float().mean() > 0.95
 

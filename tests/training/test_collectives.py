@@ -35,7 +35,7 @@ def counted(
         return samples[-1]
 
     state.head.draw = keep  # type: ignore[method-assign]
-    names = ("world", "shard", "replicate")
+    names = ("world", "head", "shard", "replicate")
     with state.loader() as loader:
         for _ in range(3):  # the first learns how large batches are, and DDP its buckets
             for group in state.groups():
@@ -62,8 +62,8 @@ def formula(ranks: int, shards: int, rows: int) -> dict[str, Any]:
     copies, group_batch = ranks // shards, BATCH * shards
     calls, sent = {}, {}
     if ranks > 1:  # labels and their number, before the backbone
-        calls["world all_gather"] = 1
-        sent["world all_gather"] = (ranks - 1) * 8 * (BATCH + 1)
+        calls["head all_gather"] = 1
+        sent["head all_gather"] = (ranks - 1) * 8 * (BATCH + 1)
     if shards > 1:
         calls["shard all_gather"] = 1  # embeddings and their norms
         sent["shard all_gather"] = (shards - 1) * BATCH * 4 * (DIM + 1)

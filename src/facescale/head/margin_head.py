@@ -70,6 +70,7 @@ class MarginHead(nn.Module):
         logits_budget: int = LOGITS_BUDGET,
     ) -> None:
         super().__init__()
+        refuse_threads_after_fork()
         for name, value, fits, wanted in (
             ("num_classes", num_classes, num_classes >= 1, "at least 1"),
             ("embedding_dim", embedding_dim, embedding_dim >= 1, "at least 1"),
@@ -222,12 +223,7 @@ class MarginHead(nn.Module):
             raise ValueError(f"labels are {tuple(labels.shape)}, expected ({len(embeddings)},)")
         if not 0.0 <= lr < math.inf:
             raise ValueError(f"lr must be a number of 0 or more, got {lr}")
-        if os.getpid() != IMPORTED_BY and torch.get_num_threads() > 1:
-            raise RuntimeError(
-                f"this process was forked and has {torch.get_num_threads()} threads, which its "
-                "parent's may block for ever: call torch.set_num_threads(1) in it first, or start "
-                "it by 'spawn'"
-            )
+        refuse_threads_after_fork()
 
     def _check_labels(self, labels: Tensor) -> None:
         outside = labels[(labels < 0) | (labels >= self.num_classes)]
@@ -255,10 +251,20 @@ class MarginHead(nn.Module):
 
 def normalise(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """Embeddings (b, dim) of length 1, and the length that they had, (b,)."""
-    # Near either end of the type's range, squares are 0 or infinite: divided by a power of 2 of the
-    # size of the largest number, which changes no bit of the result elsewhere.
+    # Near either end of the type's range, squares would be 0 or infinite. So divide by a power of 2
+    # that is about as large as the largest number; elsewhere that changes no bit of the result.
     largest = embeddings.detach().abs().amax(dim=1, keepdim=True)
-    size = torch.ldexp(torch.ones_like(largest), largest.frexp().exponent - 1)
+    size = (largest / (2 * largest.frexp().mantissa)).where(largest != 0, 1.0)
     within = embeddings / size
     norm = torch.linalg.vector_norm(within, dim=1, keepdim=True)
     return within / norm.clamp_min(SMALLEST_NORM), (norm * size)[:, 0]
+
+
+def refuse_threads_after_fork() -> None:
+    """Raise RuntimeError where OpenMP would wait for threads that a fork has not copied."""
+    threads = torch.get_num_threads()
+    if threads > 1 and os.getpid() != IMPORTED_BY:
+        raise RuntimeError(
+            f"this process was forked and is set to {threads} threads, which can hang: call "
+            "torch.set_num_threads(1) in it first, or start it by 'spawn'"
+        )

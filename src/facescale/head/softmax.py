@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from facescale.distributed import Group
 from facescale.head.gather import scatter_sum
@@ -47,8 +47,11 @@ class MarginSoftmax(torch.autograd.Function):
         return total / shard.global_batch
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        if torch.is_grad_enabled():  # which autograd says of `create_graph`
+            raise RuntimeError(
+                "MarginHead has no second derivative; call backward or grad without create_graph"
+            )
         if ctx.state is None:
             raise RuntimeError(
                 "backward() was called a second time on a loss of MarginHead, and the class "

@@ -67,7 +67,8 @@ class TrainState:
 
     def groups(self) -> list[Group]:
         """All groups that a step speaks in, each of which counts its traffic."""
-        return [self.world, self.head.mesh.shard, self.head.mesh.replicate]
+        mesh = self.head.mesh
+        return [self.world, mesh.world, mesh.shard, mesh.replicate]
 
     def autocast(self) -> torch.autocast:
         """The arithmetic of the backbone's trunk."""
