@@ -41,7 +41,7 @@ def test_integers_and_tensors_give_the_same_bits() -> None:
     for place, word in enumerate(words):
         alone = key(9).child(word)
         assert alone == (int(together.low[place]), int(together.high[place]))
-        assert alone.bits(MASK) == int(together.bits(MASK)[place])
+        assert Key(*alone).bits(MASK) == int(together.bits(MASK)[place])
 
 
 def test_bits_are_uniform_one_by_one_and_in_neighbouring_pairs() -> None:

@@ -107,6 +107,7 @@ def test_labels_alone_decide_the_draw_and_it_may_come_first() -> None:
             sample = head.draw(labels) if ahead else labels
             embeddings = torch.randn(9, 16, generator=random).requires_grad_()
             head(embeddings, sample, lr=0.1).backward()
+        assert embeddings.grad is not None
         answers.append((head.centres.table, embeddings.grad, head.num_steps))
     (table, gradient, steps), (other_table, other_gradient, other_steps) = answers
     assert torch.equal(table, other_table)

@@ -38,7 +38,7 @@ def batch(number: int) -> tuple[Tensor, Tensor]:
 def step(head: facescale.MarginHead, number: int) -> float:
     loss = head(*batch(number), lr=0.1)
     loss.backward()
-    return loss.item()
+    return float(loss)
 
 
 def test_a_state_loaded_into_a_used_head_goes_on_as_the_first_would() -> None:
@@ -108,7 +108,6 @@ def test_a_gradient_of_the_gradient_is_refused_before_anything_moves() -> None:
         ({"embedding_dim": 0}, "embedding_dim must be at least 1, got 0"),
         ({"sample_rate": math.nan}, r"sample_rate must be in \(0, 1\], got nan"),
         ({"seed": -1}, r"seed must be in \[0, 2\*\*64\), got -1"),
-        ({"logits_budget": -1}, "logits_budget must be 0 or more bytes, got -1"),
     ],
 )
 def test_values_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:

@@ -27,7 +27,8 @@ def random_rows(count: int = 50, dim: int = 64) -> Tensor:
 
 def bits_for(rows: Tensor, step: int) -> Tensor:
     """Random bits for each number of `rows`, others in each step."""
-    return key(7, step).bits(torch.arange(rows.numel())).view(rows.shape)
+    bits: Tensor = key(7, step).bits(torch.arange(rows.numel())).view(rows.shape)
+    return bits
 
 
 def stored(rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -117,7 +117,7 @@ def truth_of(
         moved = head.centres.read(slice(0, head.num_classes))
         pairs += [(loss.detach(), true_loss), (embeddings.grad, gradient)]
         pairs += [(moved[0].clone(), weight), (moved[1].clone(), velocity)]
-    return pairs  # type: ignore[return-value]
+    return pairs
 
 
 @pytest.mark.parametrize("name", [pytest.param("compiled", marks=needs_kernels), "blocks"])

@@ -78,7 +78,9 @@ def compare_with_truth(
             *((rank["centres"][step + 1], weight) for rank in ranks),
         ]
         for ours, truth in answers:
-            torch.testing.assert_close(ours.double(), truth, rtol=0, atol=atol * truth.abs().max())
+            torch.testing.assert_close(
+                ours.double(), truth, rtol=0, atol=atol * truth.abs().max().item()
+            )
 
 
 @pytest.mark.parametrize(

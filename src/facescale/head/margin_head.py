@@ -71,18 +71,9 @@ class MarginHead(nn.Module):
     ) -> None:
         super().__init__()
         refuse_threads_after_fork()
-        for name, value, fits, wanted in (
-            ("num_classes", num_classes, num_classes >= 1, "at least 1"),
-            ("embedding_dim", embedding_dim, embedding_dim >= 1, "at least 1"),
-            ("sample_rate", sample_rate, 0.0 < sample_rate <= 1.0, "in (0, 1]"),
-            ("scale", scale, 0.0 < scale <= 300.0, "in (0, 300]"),
-            ("momentum", momentum, 0.0 <= momentum < 1.0, "in [0, 1)"),
-            ("weight_decay", weight_decay, 0.0 <= weight_decay < math.inf, "a number of 0 or more"),
-            ("seed", seed, 0 <= seed < 2**64, "in [0, 2**64)"),
-            ("logits_budget", logits_budget, logits_budget >= 0, "0 or more bytes"),
-        ):
-            if not fits:
-                raise ValueError(f"{name} must be {wanted}, got {value}")
+        _check_values(
+            num_classes, embedding_dim, scale, sample_rate, momentum, weight_decay, seed
+        )
         device = torch.device(device)
         self.margin = arcface(0.5) if margin is None else margin
         if isinstance(self.margin, nn.Module):
@@ -268,3 +259,26 @@ def refuse_threads_after_fork() -> None:
             f"this process was forked and is set to {threads} threads, which can hang: call "
             "torch.set_num_threads(1) in it first, or start it by 'spawn'"
         )
+
+
+def _check_values(
+    num_classes: int,
+    embedding_dim: int,
+    scale: float,
+    sample_rate: float,
+    momentum: float,
+    weight_decay: float,
+    seed: int,
+) -> None:
+    """Raise ValueError for what is out of its range; a comparison with NaN is false."""
+    for name, value, fits, wanted in (
+        ("num_classes", num_classes, num_classes >= 1, "at least 1"),
+        ("embedding_dim", embedding_dim, embedding_dim >= 1, "at least 1"),
+        ("scale", scale, 0.0 < scale <= 300.0, "in (0, 300]"),
+        ("sample_rate", sample_rate, 0.0 < sample_rate <= 1.0, "in (0, 1]"),
+        ("momentum", momentum, 0.0 <= momentum < 1.0, "in [0, 1)"),
+        ("weight_decay", weight_decay, 0.0 <= weight_decay < math.inf, "a number of 0 or more"),
+        ("seed", seed, 0 <= seed < 2**64, "in [0, 2**64)"),
+    ):
+        if not fits:
+            raise ValueError(f"{name} must be {wanted}, got {value}")
