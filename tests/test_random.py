@@ -129,3 +129,16 @@ def test_a_fixed_number_of_walks_brings_every_place_inside() -> None:
                 permuted = torch.where(permuted >= size, again, permuted)
             assert torch.equal(permuted, permutation(place))
             assert permuted.max() < size
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_gives_the_numbers_of_the_cpu() -> None:
+    words = torch.arange(10_000) * 2**20
+    on_cpu, on_cuda = key(3).child(words), key(3).child(words.to("cuda"))
+    assert torch.equal(on_cuda.low.cpu(), on_cpu.low)
+    assert torch.equal(on_cuda.bits(7).cpu(), on_cpu.bits(7))
+    places = torch.arange(5000)
+    permutation = Permutation(360_232, key(3))
+    assert torch.equal(permutation(places.to("cuda")).cpu(), permutation(places))
+    assert torch.equal(permutation.inverse(places.to("cuda")).cpu(), permutation.inverse(places))

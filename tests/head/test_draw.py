@@ -119,3 +119,13 @@ def test_a_sample_of_another_batch_is_refused() -> None:
     head = facescale.MarginHead(50, 16)
     with pytest.raises(ValueError, match="3 embeddings, but the sample was drawn for 2 labels"):
         head(torch.randn(3, 16), head.draw(torch.tensor([1, 2])), lr=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_draws_the_rows_of_the_cpu() -> None:
+    own = torch.randint(-500, 2000, (64,), generator=torch.Generator().manual_seed(0))
+    on_cpu = draw_rows(own, 1500, 200, key(3))
+    on_cuda = draw_rows(own.to("cuda"), 1500, 200, key(3))
+    for one, other in zip(on_cpu, on_cuda, strict=True):
+        assert torch.equal(one, other.cpu())

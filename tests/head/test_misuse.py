@@ -38,7 +38,7 @@ def batch(number: int) -> tuple[Tensor, Tensor]:
 def step(head: facescale.MarginHead, number: int) -> float:
     loss = head(*batch(number), lr=0.1)
     loss.backward()
-    return float(loss)
+    return float(loss.detach())
 
 
 def test_a_state_loaded_into_a_used_head_goes_on_as_the_first_would() -> None:

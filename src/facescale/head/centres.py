@@ -15,7 +15,7 @@ INIT_STD = 0.01  # as arcface_torch, MXNet and OneFlow
 START, SAMPLING, ROUNDING = range(3)  # keys of the head's random numbers
 END_BYTES = 16
 """At the end of a stored weight row: all zero means that the row has no start values yet."""
-START_ROWS = 1024  # started at a time, to stay in the cache
+START_ROWS = {"cpu": 1 << 10, "cuda": 1 << 15}  # started at a time: cache, or launches
 
 Rows = slice | Tensor
 """Rows of a shard: a slice, or sorted row numbers (k,)."""
@@ -110,6 +110,10 @@ class ClassCentres(nn.Module):
             _words(self.table)[rows] = _words(self._stored)
 
     @property
+    def _start_rows(self) -> int:
+        return START_ROWS.get(self._device.type, START_ROWS["cuda"])
+
+    @property
     def _device(self) -> torch.device:
         return self.table.device
 
@@ -120,8 +124,9 @@ class ClassCentres(nn.Module):
 
     def start_(self) -> None:
         """Give every row that nobody has touched its start value, as reading it would."""
-        for first in range(0, len(self), START_ROWS):
-            self.touch_(slice(first, first + START_ROWS))
+        step = self._start_rows
+        for first in range(0, len(self), step):
+            self.touch_(slice(first, first + step))
 
     def put_(self, rows: Tensor, state: Tensor) -> None:
         """Store weight and momentum (k, 2, dim) of another matrix; zeros are an untouched row."""
@@ -140,7 +145,7 @@ class ClassCentres(nn.Module):
 
     def _start_(self, rows: Tensor) -> None:
         """Write the start values of `rows`, with no momentum."""
-        for some in rows.split(START_ROWS):
+        for some in rows.split(self._start_rows):
             state = self._numbers.new_zeros(len(some), 1, self.dim)
             state[:, 0] = start_values(self.seed, some + self.classes.start, self.dim)
             stored = self.table.new_zeros(len(some), *self.table.shape[1:])

@@ -71,9 +71,7 @@ class MarginHead(nn.Module):
     ) -> None:
         super().__init__()
         refuse_threads_after_fork()
-        _check_values(
-            num_classes, embedding_dim, scale, sample_rate, momentum, weight_decay, seed
-        )
+        _check_values(num_classes, embedding_dim, scale, sample_rate, momentum, weight_decay, seed)
         device = torch.device(device)
         self.margin = arcface(0.5) if margin is None else margin
         if isinstance(self.margin, nn.Module):

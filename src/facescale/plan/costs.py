@@ -154,7 +154,7 @@ def head_cost(
 
     The real head walks two small blocks on the CPU; the rest is a straight line in the rows.
     """
-    drawn = min(rows, max(1, int(sample_rate * rows), min(batch, rows) if sample_rate < 1 else 1))
+    drawn = min(rows, max(1, int(sample_rate * rows)) + (batch if sample_rate < 1 else 0))
     block = min(drawn, block_rows(device_type))
     kept = min(drawn, LOGITS_BUDGET // (4 * batch))
     draw = _DRAW_BYTES * drawn if sample_rate < 1 else 0
