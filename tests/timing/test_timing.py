@@ -60,8 +60,10 @@ def test_a_tenth_of_the_rows_is_drawn(
     head.step(torch.randn(4, 8).requires_grad_(), torch.tensor([0, 50, 100, 199]))
     moved = (rows.detach() != before).any(dim=1)
     assert moved[[0, 50, 100, 199]].all()
-    # arcface_torch's plan decays every row, the others move what they drew
-    assert int(moved.sum()) == (200 if kind is DenseHead else 20)
+    # arcface_torch's plan decays every row, MXNet moves 20 with the classes of the batch, and
+    # ours draws 20 and adds those of the four classes that were not drawn
+    counts = {OwnHead: range(20, 25), DenseHead: [200], SampledHead: [20]}
+    assert int(moved.sum()) in counts[kind]
 
 
 def test_the_two_steps_move_the_backbone_alike() -> None:
