@@ -16,6 +16,7 @@ import yaml
 from facescale.acceleration import chain, prelu
 from facescale.backbones import registry
 from facescale.cli import main
+from facescale.cli.layers import preset_path
 from facescale.config import (
     PRESETS,
     BackboneConfig,
@@ -23,7 +24,6 @@ from facescale.config import (
     DataConfig,
     HeadConfig,
     TrainConfig,
-    preset_path,
 )
 from facescale.kernels.cpu import norm
 from facescale.kernels.cpu.build import missing
