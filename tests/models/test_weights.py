@@ -64,7 +64,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="holds weights of another network"):
         load_weights_(backbone, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="does not say which backbone it holds"):
+    with pytest.raises(ValueError, match="does not say which network it holds"):
         load_backbone(tmp_path / "other.safetensors")
 
 

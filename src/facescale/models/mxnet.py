@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from facescale.backbones.backbone import Backbone
+from facescale.models.names import Shapes, differences, shapes_of
 
 _FILE_MAGIC = 0x112
 _ARRAY_MAGIC = 0xF993FAC9
@@ -109,21 +110,19 @@ def load_mxnet(backbone: Backbone, params: Mapping[str, NDArray[Any]]) -> None:
             " from MXNet; build it with family='mxnet'"
         )
     ours = _by_mxnet_name(backbone)
-    problems = [f"{name} is missing" for name in ours.keys() - params.keys()]
-    problems += [f"{name} is unexpected" for name in params.keys() - ours.keys()]
-    problems += [
-        f"{name} has shape {params[name].shape}, not {tuple(ours[name].shape)}"
-        for name in ours.keys() & params.keys()
-        if params[name].shape != ours[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+    found = {name: tuple(array.shape) for name, array in params.items()}
+    if wrong := differences(shapes_of(ours), found):
         raise ValueError(
             f"these are not the weights of {backbone.name} with neck {backbone.spec['neck']} and"
-            f" {backbone.embedding_dim} dimensions: {', '.join(sorted(problems)[:5])}{more}"
+            f" {backbone.embedding_dim} dimensions: {wrong}"
         )
     for name, tensor in ours.items():
         tensor.copy_(torch.ones(()) if name == _FIXED_GAMMA else torch.tensor(params[name]))
+
+
+def mxnet_names(backbone: Backbone) -> Shapes:
+    """The shapes of a backbone's tensors under the names that MXNet gives them."""
+    return shapes_of(_by_mxnet_name(backbone))
 
 
 def _by_mxnet_name(backbone: Backbone) -> dict[str, Tensor]:

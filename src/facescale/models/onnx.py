@@ -17,6 +17,7 @@ from facescale.acceleration.folding import fold
 from facescale.backbones import Backbone
 from facescale.backbones.backbone import IMAGE_SHAPE
 from facescale.backbones.convolutional import ConvolutionalBackbone
+from facescale.files import write_whole
 
 INPUT, OUTPUT = "data", "embedding"
 OPSET = 20
@@ -45,34 +46,29 @@ def export_onnx(backbone: Backbone, path: Path, opset: int = OPSET) -> float:
     _require_extra()
     import onnx
 
-    partial = path.with_suffix(".partial")
     batch = torch.export.Dim("batch")
-    try:
-        with _quiet():
-            torch.onnx.export(
-                _Graph(backbone).eval(),
-                (torch.zeros(2, *IMAGE_SHAPE),),
-                partial,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: batch},),
-                opset_version=opset,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        graph = onnx.load(partial)
-        onnx.helper.set_model_props(graph, _metadata(backbone))
-        onnx.save(graph, partial)
-        difference = _largest_difference(backbone, partial)
-        if not difference < TOLERANCE:
-            raise ArithmeticError(
-                f"the exported graph differs from torch by {difference:.1e} of its largest "
-                f"coordinate, more than {TOLERANCE:g}; are the weights finite?"
-            )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _quiet():
+        program = torch.onnx.export(
+            _Graph(backbone).eval(),
+            (torch.zeros(2, *IMAGE_SHAPE),),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: batch},),
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model_proto
+    onnx.helper.set_model_props(graph, _metadata(backbone))
+    written = graph.SerializeToString()
+    difference = _largest_difference(backbone, written)
+    if not difference < TOLERANCE:
+        raise ArithmeticError(
+            f"the exported graph differs from torch by {difference:.1e} of its largest "
+            f"coordinate, more than {TOLERANCE:g}; are the weights finite?"
+        )
+    write_whole(path, [written])
     return difference
 
 
@@ -108,22 +104,22 @@ def _metadata(backbone: Backbone) -> dict[str, str]:
     }
 
 
-def open_session(path: Path) -> Any:
-    """Onnxruntime on the CPU, with as many threads as torch has."""
+def open_session(graph: Path | bytes) -> Any:
+    """Onnxruntime on the CPU, with as many threads as torch has, for a file or what is in one."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _largest_difference(backbone: Backbone, path: Path) -> float:
+def _largest_difference(backbone: Backbone, graph: bytes) -> float:
     """Of onnxruntime's answer on noise to torch's, relative to the largest coordinate."""
     assert not backbone.training
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (3, *IMAGE_SHAPE), generator=random).float()
     normalised = ((pixels - MEAN) / STD).numpy()
-    (answer,) = open_session(path).run(None, {INPUT: normalised})
+    (answer,) = open_session(graph).run(None, {INPUT: normalised})
     with torch.inference_mode():
         truth = backbone(pixels)
     return float((torch.from_numpy(answer) - truth).abs().max() / truth.abs().max())

@@ -1,45 +1,66 @@
-"""Backbones in files: safetensors with the recipe to rebuild them; the peers' are read too."""
+"""Backbones in files: safetensors with the spec to rebuild them; other projects' are read too.
+
+No file is trusted: a spec is compared with the tensors beside it before a network is built.
+"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from facescale.backbones import Backbone, build
+from facescale.files import write_whole
 from facescale.models.formats import READERS
-from facescale.models.mxnet import load_mxnet, read_mxnet
+from facescale.models.identify import identify, own_names, skeleton
+from facescale.models.mxnet import load_mxnet, mxnet_names, read_mxnet
+from facescale.models.names import Shapes, differences, shapes_of
+from facescale.models.tensorfile import encode, open_tensors
+from facescale.models.torchfile import read_state_dict
+
+SPEC = "facescale.backbone"
+"""Key of the spec in a file's metadata."""
+_MAX_SPEC = 10_000  # characters
 
 
 def save_backbone(path: Path | str, backbone: Backbone) -> None:
     """Write the weights, and in the metadata what `backbones.build` needs to make it again."""
-    tensors = {name: value.contiguous() for name, value in backbone.state_dict().items()}
-    path = Path(path)
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"facescale.backbone": json.dumps(backbone.spec)})
-    partial.replace(path)
+    parts = encode(backbone.state_dict(), {SPEC: json.dumps(backbone.spec)})
+    write_whole(Path(path), parts)
 
 
-def load_backbone(path: Path | str) -> Backbone:
-    """The backbone of a `model.safetensors` that this package wrote, in eval mode.
+def load_backbone(path: Path | str, name: str | None = None, family: str | None = None) -> Backbone:
+    """The backbone that a file holds, in eval mode.
+
+    A `model.safetensors` of this package says which network it is. For .pt, .pth, MXNet's .params
+    and other safetensors files the network is found by the names and shapes of the tensors.
+
+    Args:
+        path: The file.
+        name: The network, where it cannot be found.
+        family: Whose constants it was trained with. Not given: .params are MXNet's, others are
+            arcface_torch's unless their tensors or their spec say otherwise.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not such a file.
+        ValueError: It cannot be read, or holds another network than it or `name` says.
     """
     path = _existing(path)
-    try:
-        tensors, metadata = _read_safetensors(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    recipe = metadata.get("facescale.backbone")
-    if recipe is None:
-        raise ValueError(f"{path} does not say which backbone it holds; name one: --backbone r50")
-    backbone = build(**json.loads(recipe))
-    _fill(backbone, tensors, path)
+    if path.suffix == ".params":
+        arrays = read_mxnet(path)
+        shapes = {array: tuple(value.shape) for array, value in arrays.items()}
+        backbone = build(**identify(shapes, path, name, family or "mxnet", mxnet_names))
+        load_mxnet(backbone, arrays)
+        return backbone.eval()
+    tensors, spec = _read(path)
+    if spec is None:
+        spec = identify(shapes_of(tensors), path, name, family)
+    for option, given in (("name", name), ("family", family)):
+        if given is not None and spec.get(option, given) != given:
+            raise ValueError(f"{path}: its {option} is {spec[option]!r:.60}, not {given}")
+    backbone = build_checked(spec, shapes_of(tensors), path)
+    _fill_(backbone, tensors)
     return backbone.eval()
 
 
@@ -48,44 +69,82 @@ def load_weights_(backbone: nn.Module, path: Path | str) -> None:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Another kind of file, or weights of another network.
+        ValueError: Another kind of file, or weights of another network or family; the backbone is
+            then unchanged.
     """
     path = _existing(path)
     if path.suffix == ".params":
         assert isinstance(backbone, Backbone)
         load_mxnet(backbone, read_mxnet(path))
         return
-    _fill(backbone, _read_tensors(path), path)
+    tensors, spec = _read(path)
+    if spec is not None and isinstance(backbone, Backbone):
+        ours: Mapping[str, Any] = backbone.spec
+        for option in ("family", "image_size"):
+            if spec.get(option, ours[option]) != ours[option]:
+                raise ValueError(
+                    f"{path} was trained with {option} {spec[option]!r:.60}, this network has "
+                    f"{ours[option]}; give backbone.{option} as in the file"
+                )
+    if wrong := differences(shapes_of(backbone.state_dict()), shapes_of(tensors)):
+        raise ValueError(f"{path} holds weights of another network: {wrong}")
+    _fill_(backbone, tensors)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def family_of(path: Path | str, name: str) -> str:
+    """The family of the weights of network `name` in a file; raises as `load_backbone` does."""
+    path = _existing(path)
+    if path.suffix == ".params":
+        return "mxnet"
+    tensors, spec = _read(path)
+    if spec is None:
+        spec = identify(shapes_of(tensors), path, name)
+    family: str = skeleton(spec).spec["family"]
+    return family
+
+
+def build_checked(spec: Mapping[str, Any], shapes: Shapes, path: Path) -> Backbone:
+    """The network of a spec from a file, built once it is known to have tensors of these shapes.
+
+    Raises:
+        ValueError: The spec is ill-typed or no network's, or the tensors differ.
+    """
     try:
-        if reader := READERS.get(path.suffix):
-            return dict(reader(path))
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)[0]
-        if path.suffix in (".pt", ".pth"):
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-            return dict(state)
-    except Exception as error:  # each library has its own errors for a damaged file
-        raise ValueError(f"{path} cannot be read as weights: {error}") from error
-    known = ", ".join([*READERS, ".safetensors", ".pt", ".pth"])
-    raise ValueError(f"{path}: weights are {known} or .params")
+        expected = own_names(skeleton(spec))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if wrong := differences(expected, shapes):
+        raise ValueError(f"{path} holds weights of another network than it says: {wrong}")
+    return build(**spec)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a file, and its metadata."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, file.metadata() or {}
-
-
-def _fill(backbone: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """All tensors of a file, and the spec where it has one."""
+    if reader := READERS.get(path.suffix):
+        return dict(reader(path)), None
+    if path.suffix in (".pt", ".pth"):
+        return read_state_dict(path), None
+    if path.suffix != ".safetensors":
+        known = ", ".join([*READERS, ".safetensors", ".pt", ".pth"])
+        raise ValueError(f"{path}: weights are {known} or .params")
+    with open_tensors(path) as file:
+        tensors = {name: file.tensor(name) for name in file.kinds}
+    text = file.metadata.get(SPEC)
+    if text is None:
+        return tensors, None
     try:
-        backbone.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
-        raise ValueError(f"{path} holds weights of another network: {first}") from error
+        spec = json.loads(text[:_MAX_SPEC])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: the spec of its backbone is not JSON: {error}") from error
+    if not isinstance(spec, dict):
+        raise ValueError(f"{path}: the spec of its backbone is {spec!r:.60}")
+    return tensors, spec
+
+
+def _fill_(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors whose names and shapes are known to agree."""
+    for name, value in backbone.state_dict().items():
+        value.copy_(tensors[name])
 
 
 def _existing(path: Path | str) -> Path:

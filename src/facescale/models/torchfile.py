@@ -1,0 +1,86 @@
+"""State dicts that others saved with torch: arcface_torch's `model.pt`, wrapped or prefixed or not.
+
+The file is a pickle, of which only tensors and plain containers are read; nothing in it is run.
+"""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WRAPPERS = ("state_dict_backbone", "state_dict", "model_state_dict", "model", "backbone", "net")
+"""Where a training script keeps the network's state dict inside a larger checkpoint."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
+"""What DataParallel, torch.compile and enclosing modules put before each name."""
+_MAX_DEPTH = 4  # of wrappers, and of prefixes
+_REMEDY = "save the network's state_dict() with torch.save, or as .safetensors"
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pt` or `.pth` by name, without wrappers and common prefixes.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: It is damaged, holds other things than tensors, or would run code.
+    """
+    found: Any = _load(path)
+    for _ in range(_MAX_DEPTH):
+        inner = [found.get(name) for name in WRAPPERS] if isinstance(found, Mapping) else []
+        found = next((value for value in inner if isinstance(value, Mapping)), found)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path} holds a {type(found).__name__}, not a state dict; {_REMEDY}")
+    for name, value in found.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: {name!s:.50} is not the name of a tensor; {_REMEDY}")
+        if not _is_plain(value):
+            raise ValueError(f"{path}: {name:.50} is not a plain tensor; {_REMEDY}")
+    return _without_prefixes(dict(found))
+
+
+def _load(path: Path) -> Any:
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_type for entry in archive.infolist()):
+                    raise ValueError("its entries are compressed, as torch.save never does")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch has many types for a damaged file
+        raise ValueError(f"{path} cannot be read as weights: {_reason(str(error))}") from error
+
+
+def _reason(message: str) -> str:
+    """What matters of torch's message, whose advice is to run the code that the file names."""
+    if named := re.search(r"GLOBAL (\S+)|class (\S+)|whose module (\S+) is blocked", message):
+        name = next(filter(None, named.groups()))
+        return f"it holds a Python object ({name:.80}), which could run code; {_REMEDY}"
+    if "TorchScript" in message:
+        return f"it is a TorchScript archive; {_REMEDY}"
+    if message.startswith("Weights only") or not message:
+        return "it is damaged, or not a file of torch.save"
+    return f"{message.splitlines()[0]:.150}"
+
+
+def _is_plain(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_complex()
+        and not value.is_quantized
+    )
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The network's own names; what lies beside the prefixed ones (a head) is left out."""
+    for _ in range(_MAX_DEPTH):
+        for prefix in PREFIXES:
+            under = [name for name in tensors if name.startswith(prefix)]
+            if len(under) > len(tensors) / 2:
+                tensors = {name.removeprefix(prefix): tensors[name] for name in under}
+    return tensors
