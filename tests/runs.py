@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # else each forked rank imports it anew to write its first checkpoint
 import torch.distributed as dist
 from safetensors.torch import load_file
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from facescale.checkpoint.statistics import synchronise_norms_
 from torch import Tensor, nn
 
 from facescale import backbones
@@ -13,7 +14,6 @@ from facescale.acceleration import accelerate as module
 from facescale.acceleration import accelerate_
 from facescale.acceleration.prelu import PReLU
 from facescale.backbones import Backbone
-from facescale.checkpoint.statistics import synchronise_norms_
 from facescale.distributed import make_mesh
 from facescale.kernels.cpu.build import missing
 from facescale.training.micro_batch import MicroBatches

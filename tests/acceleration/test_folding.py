@@ -12,8 +12,8 @@ from facescale import backbones
 from facescale.acceleration import folding
 from facescale.acceleration.folding import fold, inference_copy
 from facescale.backbones import Backbone
-from facescale.checkpoint.statistics import synchronise_norms_
 from facescale.distributed import make_mesh
+from facescale.training.sync_batchnorm import synchronise_norms_
 
 NETWORKS: list[dict[str, Any]] = [
     {"name": "r18_half", "dropout": 0.4},

@@ -5,23 +5,31 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo  # else each forked rank imports it anew to write its first checkpoint
 from torch import Tensor, nn
 
 import facescale
 from conftest import RunRanks
 from facescale.checkpoint import tensors
-from facescale.checkpoint.folder import checkpoints
-from facescale.checkpoint.statistics import read_statistics
+from facescale.checkpoint.folder import Part, checkpoints, damage, save
+from facescale.checkpoint.record import Run
 from facescale.config import HeadConfig, OptimConfig, ScheduleConfig, TrainConfig
-from facescale.distributed import world_group
-from facescale.training import build
-from facescale.training.resume import restore_, save
+from facescale.distributed import Group, world_group
+from facescale.training import build, resume
 from runs import CPU, losses, small_run
 
 CLASSES, DIM = 37, 6
 WORLDS = [(1, 1, 4), (2, 1, 2), (2, 2, 3), (3, 3, 4), (4, 2, 4), (4, 4, 1)]
 """Ranks and shards that write, ranks that read into each possible number of shards."""
+RUN = Run(
+    step=7,
+    position=56,
+    skipped=0,
+    seed=0,
+    scaler={},
+    people=None,
+    backbone={},
+    optimizer="SGD",
+)
 
 
 def table() -> Tensor:
@@ -39,30 +47,37 @@ def write(rank: int, folder: Path, shards: int) -> None:
     backbone, optimizer, head = parts(shards)
     classes = head.centres.classes
     head.centres.table.copy_(table()[classes.start : classes.stop])
-    tensors.PIECE_ROWS = 5
-    if rank == 0:
-        folder.mkdir()
-    world_group().barrier()
-    tensors.write(folder, backbone, optimizer, head, torch.full((4,), float(rank)))
+    part = Part(
+        shared=tensors.shared_tensors(backbone, optimizer, head),
+        own={"statistics": torch.full((4,), float(rank))},
+        centres=head.centres.table,
+        first=classes.start if head.mesh.replicate.rank == 0 else None,
+        finite=True,
+    )
+    save(folder, RUN, part, world=world_group(), keep=1)
 
 
 def read(rank: int, folder: Path, writers: int) -> None:
+    tensors.PIECE_ROWS = 5
     size = world_group().size
     for shards in (n for n in range(1, size + 1) if size % n == 0):
         backbone, optimizer, head = parts(shards)
-        tensors.read(folder, backbone, optimizer, head, same_ranks=size == writers)
+        tensors.read_shared_(folder, backbone, optimizer, head)
         classes = head.centres.classes
+        tensors.read_rows_(folder, classes.start, head.centres.table)
         assert torch.equal(head.centres.table, table()[classes.start : classes.stop])
         if size == writers:
-            assert read_statistics(backbone).tolist() == [rank] * 4
+            own = tensors.read_own(folder, rank, "statistics", torch.empty(4))
+            assert own.tolist() == [rank] * 4
 
 
 @pytest.mark.parametrize(("ranks", "shards", "readers"), WORLDS)
 def test_every_row_lands_where_it_belongs(
     run_ranks: RunRanks, tmp_path: Path, ranks: int, shards: int, readers: int
 ) -> None:
-    folder = tmp_path / "checkpoint"
-    run_ranks(write, ranks, folder, shards)
+    run_ranks(write, ranks, tmp_path, shards)
+    folder = tmp_path / "step-00000007"
+    assert damage(folder, Group()) is None
     assert tensors.num_centres(folder) == CLASSES
     for classes in (range(1), range(4, 23), range(CLASSES)):
         assert torch.equal(tensors.read_centres(folder, classes), table()[classes])
@@ -74,9 +89,9 @@ def leg(rank: int, folder: Path, steps: int, changes: dict[str, Any]) -> list[fl
     state = build(small_run(**changes), CPU)
     saved = checkpoints(folder / "checkpoints")
     if saved:
-        restore_(state, saved[-1])
+        resume.restore_(state, saved[-1])
     shares = losses(state, steps)
-    save(state, folder)
+    resume.save(state, folder)
     return shares
 
 
@@ -106,7 +121,7 @@ def final_state(folder: Path) -> dict[str, Tensor]:
     """Weights, momentum, BatchNorm statistics and class centres of the last checkpoint."""
     state = build(small_run(**float64_run(shards=1)), CPU)
     path = checkpoints(folder / "checkpoints")[-1]
-    restore_(state, path)
+    resume.restore_(state, path)
     assert (state.step, state.position) == (5, 35)
     momenta = {
         f"momentum of {name}": state.optimizer.state[p]["momentum_buffer"]

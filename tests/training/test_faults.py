@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo  # else each forked rank imports it anew to write its first checkpoint
 
 from conftest import RunRanks
 from facescale.checkpoint import folder as checkpoint
@@ -97,7 +96,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path: Pat
     path = checkpoint.checkpoints(output / "checkpoints")[-1]
     draw = random.Random(1)
     files = sorted(entry.name for entry in path.iterdir())
-    assert files == [".metadata", "SHA256SUMS", "__0_0.distcp", "run.json"]
+    assert files == ["SHA256SUMS", "rank-00000.safetensors", "run.json"]
     for name in files * max(1, FAULTS // 4):
         whole = (path / name).read_bytes()
         flip_a_byte(path / name, draw)
@@ -107,9 +106,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path: Pat
         (path / name).write_bytes(whole)
     assert checkpoint.damage(path, Group()) is None
 
-    flip_a_byte(path / "__0_0.distcp", draw)
+    flip_a_byte(path / "rank-00000.safetensors", draw)
     train(config, output, resume=True)
-    line = f"{path} is damaged: __0_0.distcp differs from its checksum; going on from step-00000002"
+    line = (
+        f"{path} is damaged: rank-00000.safetensors differs from its checksum; going on from "
+        "step-00000002"
+    )
     assert (output / "training.log").read_text().count(line) == 1
     assert_same_model(output, tmp_path / "undisturbed")
 

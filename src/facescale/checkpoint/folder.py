@@ -1,70 +1,75 @@
-"""All that a run needs to go on, written whole or not at all.
+"""Checkpoints of a run: each is written whole or not at all, and executes nothing when it is read.
 
-A checkpoint is a folder `step-00000100`: tensors, each rank its own part, `run.json` for the
-numbers, and `SHA256SUMS` (as `sha256sum -c` reads it), by which a damaged one is known. It is
-written under another name and renamed when all ranks are done: a folder of that name is complete.
+A checkpoint is a folder `step-00000100`: a safetensors file a rank, `run.json`, and `SHA256SUMS`
+(as `sha256sum -c` reads it), by which damage is found. It is written under another name and renamed
+when all ranks are done: a folder of that name is complete.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
+from torch import Tensor
 
-from facescale.backbones import Backbone
-from facescale.checkpoint import tensors
-from facescale.checkpoint.statistics import averaged_statistics
+from facescale.checkpoint import record
+from facescale.checkpoint.record import Record, Rows, Run
+from facescale.checkpoint.tensors import CENTRES, file_name
 from facescale.distributed import Group
-from facescale.head import MarginHead
+from facescale.models.tensorfile import Kind, Pieces, encode, kind_of, require_regular
 
-FORMAT = 2
 SUMS = "SHA256SUMS"
+OLD_METADATA = ".metadata"
+"""A file that only checkpoints of format 2 have."""
+_MAX_SUMS = 16 << 20  # bytes; of 100,000 ranks
 
 
-def save(
-    folder: Path,
-    backbone: Backbone,
-    optimizer: torch.optim.Optimizer,
-    head: MarginHead,
-    numbers: dict[str, Any],
-    *,
-    world: Group,
-    keep: int,
-) -> Path:
-    """Write `folder/step-N` for N = numbers["step"], then drop all older but the last `keep`.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one rank writes."""
 
-    Changes nothing of what it saves. A collective: every rank calls it. Returns the path of the
-    new checkpoint.
+    shared: Mapping[str, Tensor]
+    """What is alike on all ranks, by name; the first rank writes it."""
+    own: Mapping[str, Tensor]
+    """What is this rank's alone."""
+    centres: Tensor | Pieces
+    """Class centres (k, parts, width), as they are stored."""
+    first: int | None
+    """The first of these classes; None where another rank writes the same ones."""
+    finite: bool
+    """Whether all of it is finite."""
+
+
+def save(folder: Path, run: Run, part: Part, *, world: Group, keep: int) -> Path:
+    """Write `folder/step-N` for N = run.step, then drop all older ones but the last `keep`.
+
+    Where none of those is finite, the last one that is stays too. A collective: every rank calls
+    it. Returns the path of the new checkpoint.
 
     Raises:
         OSError: It could not be written, a full disk for example; on every rank alike. The older
             checkpoints are as they were.
     """
-    final = folder / f"step-{numbers['step']:08d}"
+    final = folder / f"step-{run.step:08d}"
     partial = folder / f".{final.name}.partial"
-    numbers = {
-        "format": FORMAT,
-        "ranks": world.size,
-        "num_classes": head.num_classes,
-        "backbone": backbone.spec,
-        **numbers,
-    }
     try:
         with world.all_or_none():
             if world.rank == 0:
                 _clear(folder)
                 partial.mkdir(parents=True)
-                (partial / "run.json").write_text(json.dumps(numbers, indent=1))
-        with averaged_statistics(backbone, world) as own:
-            tensors.write(partial, backbone, optimizer, head, own)
-        _sign(partial, world)
+        said = ""
+        with world.all_or_none():
+            said = json.dumps(_write_part(partial / file_name(world.rank), part, world.rank))
+        answers = [json.loads(answer) for answer in world.gather_texts(said)]
         with world.all_or_none():
             if world.rank == 0:
+                _sign(partial, run, part.centres, answers)
                 _put_in_place(partial, final)
-                for old in [path for path in checkpoints(folder) if path <= final][:-keep]:
+                for old in superfluous([p for p in checkpoints(folder) if p <= final], keep):
                     shutil.rmtree(old)
     except OSError as error:
         if world.rank == 0:
@@ -77,9 +82,92 @@ def save(
     return final
 
 
+def write_parts(partial: Path, run: Run, parts: Sequence[Part]) -> None:
+    """Write what several ranks would write, in one process."""
+    answers = [
+        _write_part(partial / file_name(rank), part, rank) for rank, part in enumerate(parts)
+    ]
+    _sign(partial, run, parts[0].centres, answers)
+
+
+def _write_part(path: Path, part: Part, rank: int) -> tuple[str, tuple[int, int] | None, bool]:
+    """Write a rank's file; its checksum, which classes it holds, and whether all is finite."""
+    tensors: dict[str, Tensor | Pieces] = dict(part.shared) if rank == 0 else {}
+    tensors |= {f"own/{name}": value for name, value in part.own.items()}
+    rows = None
+    if part.first is not None:
+        tensors[CENTRES] = part.centres
+        rows = part.first, part.first + _kind(part.centres).shape[0]
+    return _write(path, encode(tensors)), rows, part.finite
+
+
+def _kind(centres: Tensor | Pieces) -> Kind:
+    return centres.kind if isinstance(centres, Pieces) else kind_of(centres)
+
+
+def _sign(
+    partial: Path,
+    run: Run,
+    centres: Tensor | Pieces,
+    answers: Sequence[tuple[str, Sequence[int] | None, bool]],
+) -> None:
+    """Write `run.json`, and the checksums of all files."""
+    rows = sorted(
+        (Rows(rank, *held) for rank, (_, held, _) in enumerate(answers) if held is not None),
+        key=lambda r: (r.first, r.stop),
+    )
+    kind = _kind(centres)
+    written = Record(
+        run,
+        ranks=len(answers),
+        finite=all(finite for _, _, finite in answers),
+        centres=Kind((rows[-1].stop, *kind.shape[1:]), kind.dtype),
+        rows=tuple(rows),
+    )
+    sums = [(digest, file_name(rank)) for rank, (digest, _, _) in enumerate(answers)]
+    sums.append((_write(partial / record.NAME, [written.to_json().encode()]), record.NAME))
+    lines = "".join(f"{digest}  {name}\n" for digest, name in sums)
+    _write(partial / SUMS, [lines.encode()])
+    _sync(partial)
+
+
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> str:
+    """Write a file and have the disk hold it; returns its checksum."""
+    digest = hashlib.sha256()
+    with path.open("xb") as file:
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def superfluous(saved: list[Path], keep: int) -> list[Path]:
+    """Those of `saved`, oldest first, that may go: all but the last `keep` and the last finite."""
+    older, kept = saved[:-keep], saved[-keep:]
+    if not any(map(is_finite, kept)):
+        last = next((path for path in reversed(older) if is_finite(path)), None)
+        older = [path for path in older if path != last]
+    return older
+
+
+def is_finite(path: Path) -> bool:
+    """Whether a checkpoint is readable and says that all its weights are finite."""
+    try:
+        return record.read(path).finite
+    except (OSError, ValueError):
+        return False
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first; all were complete once, some may be damaged."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    steps = {
+        int(found[1]): path
+        for path in folder.glob("step-*")
+        if (found := re.fullmatch(r"step-(\d{8,18})", path.name)) and path.is_dir()
+    }
+    return [path for _, path in sorted(steps.items())]
 
 
 def find(path: Path, world: Group) -> Path:
@@ -87,106 +175,76 @@ def find(path: Path, world: Group) -> Path:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is damaged.
+        ValueError: It is damaged, or of an older format.
     """
-    if not path.name.startswith("step-"):
-        saved = checkpoints(path / "checkpoints")
-        if not saved:
-            raise FileNotFoundError(f"{path} is neither a checkpoint nor a run that has one")
-        path = saved[-1]
+    path = last(path)
     wrong = damage(path, world)
     if wrong is not None:
         raise ValueError(f"{path} is damaged: {wrong}; name another checkpoint")
     return path
 
 
+def last(path: Path) -> Path:
+    """The checkpoint at `path`, or the last one of the run at `path`; FileNotFoundError."""
+    if path.name.startswith("step-") and path.is_dir():
+        return path
+    saved = checkpoints(path / "checkpoints")
+    if not saved:
+        raise FileNotFoundError(f"{path} is neither a checkpoint nor a run that has one")
+    return saved[-1]
+
+
 def damage(path: Path, world: Group) -> str | None:
-    """What is wrong with the files of a checkpoint, or None. Each rank reads its part of them."""
+    """What is wrong with the files of a checkpoint, or None. Each rank reads its part of them.
+
+    Raises:
+        ValueError: It is of an older format, on every rank alike.
+    """
+    if (path / OLD_METADATA).exists():
+        raise ValueError(
+            f"{path} is of format 2, which is made of pickles: opening one can run code. If you "
+            f"trust its source, convert it: facescale unpack {path} --old"
+        )
     found = ""
     try:
-        lines = (path / SUMS).read_text().removesuffix("\n").split("\n")
-        if not lines[-1].endswith("  run.json"):  # the last one that was written
-            raise ValueError
-        for line in lines[world.rank :: world.size]:
-            expected, name = line.split("  ")
-            if _checksum(path / name) != expected:
+        for expected, name in _read_sums(path / SUMS)[world.rank :: world.size]:
+            require_regular(path / name)
+            if (path / name).is_symlink():
+                found = f"{name} is a link"
+                break
+            if checksum(path / name) != expected:
                 found = f"{name} differs from its checksum"
                 break
     except FileNotFoundError as error:
         found = f"{Path(error.filename).name} is missing"
-    except OSError as error:
+    except (OSError, ValueError) as error:
         found = str(error)
-    except ValueError:  # no text, not two words, or cut off
-        found = f"{SUMS} is not readable"
     return next((said for said in world.gather_texts(found) if said), None)
 
 
-def load(
-    path: Path,
-    backbone: Backbone,
-    optimizer: torch.optim.Optimizer,
-    head: MarginHead,
-    *,
-    world: Group,
-) -> dict[str, Any]:
-    """Fill backbone, optimizer and head in place from a checkpoint; returns its numbers.
-
-    Any number of ranks and of shards may have written it.
-
-    Raises:
-        ValueError: The checkpoint is of another format, backbone or number of classes.
-    """
-    numbers = read_numbers(path)
-    if numbers["num_classes"] != head.num_classes:
-        raise ValueError(
-            f"{path}: has {numbers['num_classes']} classes, but this run has {head.num_classes}; "
-            "resume with the data that the run began with"
-        )
-    if numbers["backbone"] != backbone.spec:
-        raise ValueError(
-            f"{path}: its backbone is {numbers['backbone']}, but this run's is "
-            f"{backbone.spec}; resume with the config that the run began with"
-        )
-    same_ranks = numbers["ranks"] == world.size
-    tensors.read(path, backbone, optimizer, head, same_ranks=same_ranks)
-    return numbers
+def _read_sums(path: Path) -> list[tuple[str, str]]:
+    """Checksum and name of each file; ValueError where other files are named than there must be."""
+    require_regular(path)
+    if path.stat().st_size > _MAX_SUMS:
+        raise ValueError(f"{SUMS} is not readable")
+    text = path.read_bytes().decode(errors="replace")
+    found = re.findall(r"([0-9a-f]{64})  ([a-z0-9.-]+)\n", text)
+    names = [file_name(rank) for rank in range(len(found) - 1)] + [record.NAME]
+    if [name for _, name in found] != names or len(text) != sum(67 + len(n) for n in names):
+        raise ValueError(f"{SUMS} is not readable")
+    return found
 
 
-def read_numbers(path: Path) -> dict[str, Any]:
-    """The numbers of the checkpoint at `path`; ValueError where it is of another format."""
-    numbers: dict[str, Any] = json.loads((path / "run.json").read_text())
-    if numbers.get("format") != FORMAT:
-        raise ValueError(f"{path}: format {numbers.get('format')}, this version reads {FORMAT}")
-    return numbers
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _clear(folder: Path) -> None:
     """Remove what a run that was killed while it wrote has left."""
     for leftover in folder.glob(".step-*"):
         shutil.rmtree(leftover)
-
-
-def _sign(partial: Path, world: Group) -> None:
-    """Write the checksums of all files; each rank reads those that it wrote itself."""
-    own = ""
-    with world.all_or_none():
-        own = _sums(sorted(partial.glob(f"__{world.rank}_*")))
-    lines = "".join(world.gather_texts(own))
-    with world.all_or_none():
-        if world.rank == 0:
-            lines += _sums([partial / ".metadata", partial / "run.json"])
-            (partial / SUMS).write_text(lines)
-            for path in partial.iterdir():
-                _sync(path)
-
-
-def _sums(paths: list[Path]) -> str:
-    return "".join(f"{_checksum(path)}  {path.name}\n" for path in paths)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
@@ -200,7 +258,7 @@ def _put_in_place(partial: Path, final: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold `path` before anything is built on it."""
+    """Have the disk hold a folder's entries before anything is built on them."""
     handle = os.open(path, os.O_RDONLY)
     os.fsync(handle)
     os.close(handle)

@@ -1,274 +1,236 @@
-"""The tensors of a checkpoint, by torch.distributed.checkpoint: any ranks write, any others read.
+"""The tensors of a checkpoint: a safetensors file a rank, which any number of ranks can read.
 
-The class centres are one tensor (num_classes, parts, width), rows as `head.rows` lays them out.
-Ranks write the rows they hold, in pieces: whoever reads some never has to hold many more.
+| in the file of | name | what |
+|---|---|---|
+| rank 0 | `backbone/NAME` | weights and buffers of the backbone, alike on all ranks |
+| rank 0 | `optimizer/NAME/KEY` | what the optimizer keeps for the parameter `NAME` |
+| rank 0 | `head/NAME` | buffers of the head other than the class centres |
+| every rank | `own/NAME` | what is different on each rank: BatchNorm statistics |
+| the first copy of each shard | `centres` | its class centres (k, parts, width) |
+
+Class centres are stored as `head.rows` lays them out; `run.json` says which file holds which.
 """
 
-import warnings
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    MetadataIndex,
-    TensorStorageMetadata,
-)
-from torch.distributed.checkpoint.planner import (
-    LoadPlan,
-    SavePlan,
-    SavePlanner,
-    WriteItem,
-    WriteItemType,
-)
-from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.checkpoint.storage import WriteResult
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
-from torch.futures import Future
 
-from facescale.checkpoint.statistics import read_statistics, write_statistics_
-from facescale.distributed import Mesh
-from facescale.head import MarginHead
+from facescale.checkpoint import record
 from facescale.head.rows import FORMATS
+from facescale.models.names import Shapes, differences, shapes_of
+from facescale.models.tensorfile import Kind, TensorFile, kind_of, open_tensors
 
 CENTRES = "centres"
-PIECE_ROWS = 1 << 14  # 64 MiB at 512 float32 numbers and their momentum
+PIECE_ROWS = 1 << 14  # read at a time: 64 MiB at 512 float32 numbers and their momentum
+_FINITE_ROWS = 1 << 12  # looked at together
+SLOTS = {"SGD": ("momentum_buffer",), "AdamW": ("exp_avg", "exp_avg_sq", "step")}
+"""What an optimizer may keep for a parameter."""
 
 
-def write(
+def file_name(rank: int) -> str:
+    """Name of the file that a rank writes."""
+    return f"rank-{rank:05d}.safetensors"
+
+
+def shared_tensors(
+    backbone: nn.Module, optimizer: torch.optim.Optimizer, head: nn.Module
+) -> dict[str, Tensor]:
+    """What is alike on all ranks, by the name that it has in a checkpoint; no copies."""
+    tensors = {f"backbone/{name}": value for name, value in backbone.state_dict().items()}
+    for name, parameter in backbone.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{name}/{key}"] = value
+    return tensors | {f"head/{name}": value for name, value in _head_buffers(head).items()}
+
+
+def _head_buffers(head: nn.Module) -> dict[str, Tensor]:
+    """All but the class centres themselves."""
+    return {
+        name: buffer for name, buffer in head.named_buffers() if not name.startswith("centres.")
+    }
+
+
+def read_shared_(
     folder: Path,
     backbone: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    head: MarginHead,
-    statistics: Tensor,
+    optimizer: torch.optim.Optimizer | None = None,
+    head: nn.Module | None = None,
 ) -> None:
-    """Write all that learns into `folder`. A collective.
-
-    `backbone` holds BatchNorm statistics fit for all ranks, `statistics` (n,) are this rank's own.
+    """Fill the backbone, and if given the optimizer and the head's buffers. No collective.
 
     Raises:
-        OSError: A rank could not write its part; on every rank alike.
+        ValueError: The checkpoint has other names or shapes; nothing is then changed.
     """
-    tensors = _tensors(backbone, optimizer, head) | {"statistics": _by_rank(statistics, head.mesh)}
-    planner = _InPieces(head.centres.table, head.centres.classes.start)
-    with _quiet():
-        try:
-            save(
-                tensors,
-                storage_writer=_Writer(folder),
-                planner=planner,
-                no_dist=head.mesh.world.size == 1,
-            )
-        except CheckpointException as error:
-            _, (cause, _) = min(error.failures.items())
-            raise OSError(str(cause)) from error
+    with open_tensors(folder / file_name(0)) as file:
+        _check(file, "backbone", backbone.state_dict())
+        if head is not None:
+            _check(file, "head", _head_buffers(head))
+        if optimizer is not None:
+            _load_optimizer_(optimizer, backbone, file)
+        for name, value in backbone.state_dict().items():
+            value.copy_(file.tensor(f"backbone/{name}"))
+        for name, value in ({} if head is None else _head_buffers(head)).items():
+            value.copy_(file.tensor(f"head/{name}"))
 
 
-class _Writer(FileSystemWriter):
-    """Says why a rank could not write: torch hides the system's words from the other ranks."""
-
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        try:
-            return super().write_data(plan, planner)
-        except Exception as error:
-            root: BaseException = error
-            while (deeper := root.__cause__ or root.__context__) is not None:
-                root = deeper
-            raise OSError(f"{root} (rank {self.rank or 0})") from error
+def backbone_shapes(folder: Path) -> Shapes:
+    """Names and shapes of the backbone's tensors in a checkpoint."""
+    with open_tensors(folder / file_name(0)) as file:
+        return {name: kind.shape for name, kind in _under(file, "backbone").items()}
 
 
-def read(
-    folder: Path,
-    backbone: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    head: MarginHead,
-    *,
-    same_ranks: bool,
+def _check(file: TensorFile, part: str, own: Mapping[str, Tensor]) -> None:
+    """ValueError where the file has other names or shapes under `part/` than `own`."""
+    found = {name: kind.shape for name, kind in _under(file, part).items()}
+    if wrong := differences(shapes_of(own), found):
+        raise ValueError(f"{file.path}: does not fit this run's {part}: {wrong}")
+
+
+def _under(file: TensorFile, part: str) -> dict[str, Kind]:
+    """What the file has under `part/`, without that."""
+    names = (name for name in file.kinds if name.startswith(f"{part}/"))
+    return {name.removeprefix(f"{part}/"): file.kinds[name] for name in names}
+
+
+def _load_optimizer_(
+    optimizer: torch.optim.Optimizer, backbone: nn.Module, file: TensorFile
 ) -> None:
-    """Fill all that learns from `folder`, in place. A collective.
+    """Give the optimizer what it kept for each parameter, found by the parameter's name.
 
-    Where as many ranks read as wrote (`same_ranks`), each gets its own BatchNorm statistics back.
-
-    Raises:
-        ValueError: The class centres are stored in another way than this head's.
+    Learning rate, weight decay and the like stay as they are: they come from the config.
     """
-    _check_rows(folder, head)
-    tensors = _tensors(backbone, optimizer, head)
-    statistics = read_statistics(backbone)
-    if same_ranks:
-        tensors["statistics"] = _by_rank(statistics, head.mesh)
-    with _quiet():
-        load(tensors, checkpoint_id=folder, no_dist=head.mesh.world.size == 1)
-    head.centres.look_again_()
-    set_state_dict(
-        backbone,
-        optimizer,
-        model_state_dict=tensors["backbone"],
-        optim_state_dict=tensors["optimizer"],
+    names = {parameter: name for name, parameter in backbone.named_parameters()}
+    slots = SLOTS[type(optimizer).__name__]
+    stored = _under(file, "optimizer")
+    state: dict[int, dict[str, Tensor]] = {}
+    learning = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, parameter in enumerate(learning):
+        keys = [key for key in slots if f"{names[parameter]}/{key}" in stored]
+        if keys and len(keys) < len(slots):
+            raise ValueError(f"{file.path}: of {names[parameter]} it has {keys}, not {slots}")
+        for key in keys:
+            name = f"{names[parameter]}/{key}"
+            shape = stored.pop(name).shape
+            like = torch.empty(()) if key == "step" else torch.empty_like(parameter)
+            if shape != tuple(like.shape):
+                raise ValueError(f"{file.path}: optimizer/{name} has shape {list(shape)}")
+            value = like.copy_(file.tensor(f"optimizer/{name}"))  # keeps the layout in memory
+            state.setdefault(number, {})[key] = value
+    if stored:
+        raise ValueError(f"{file.path}: optimizer/{next(iter(stored)):.100} is unexpected")
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
-    if same_ranks:
-        write_statistics_(backbone, statistics)
 
 
-def read_backbone_(
-    folder: Path, backbone: nn.Module, optimizer: torch.optim.Optimizer | None = None
-) -> None:
-    """Fill the backbone, and the optimizer if given, but no class centres. Each rank by itself."""
-    with _quiet():
-        if optimizer is None:
-            tensors = {"backbone": backbone.state_dict()}
-            load(tensors, checkpoint_id=folder, no_dist=True)
-            backbone.load_state_dict(tensors["backbone"])
-            return
-        model, optim = get_state_dict(backbone, optimizer)
-        load({"backbone": model, "optimizer": optim}, checkpoint_id=folder, no_dist=True)
-        set_state_dict(backbone, optimizer, model_state_dict=model, optim_state_dict=optim)
+def read_own(folder: Path, rank: int, name: str, like: Tensor) -> Tensor:
+    """What the rank alone had under that name, with the type and shape of `like`."""
+    with open_tensors(folder / file_name(rank)) as file:
+        found = file.kinds.get(f"own/{name}")
+        if found is None or found.shape != tuple(like.shape):
+            raise ValueError(f"{file.path}: own/{name} is {found}, expected {kind_of(like)}")
+        return torch.empty_like(like).copy_(file.tensor(f"own/{name}"))
+
+
+def read_rows_(folder: Path, first: int, table: Tensor) -> None:
+    """Fill `table` (k, parts, width) with the class centres [first, first + k), as stored.
+
+    Any number of ranks may have written them; only the files that hold some are opened.
+
+    Raises:
+        ValueError: The checkpoint has not that many classes, or stores them otherwise.
+    """
+    known = record.read(folder)
+    check_stored(folder, known, kind_of(table))
+    stop = first + len(table)
+    _check_classes(folder, known, stop)
+    for rows in known.rows_of(range(first, stop)):
+        with _centres_of(folder, known, rows) as file:
+            begin, end = max(first, rows.first), min(stop, rows.stop)
+            for start in range(begin, end, PIECE_ROWS):
+                piece_stop = min(start + PIECE_ROWS, end)
+                piece = file.rows(CENTRES, start - rows.first, piece_stop - rows.first)
+                table[start - first : piece_stop - first].copy_(piece)
+
+
+@contextmanager
+def _centres_of(folder: Path, known: record.Record, rows: record.Rows) -> Iterator[TensorFile]:
+    """The file of a rank, which holds what `run.json` says it does."""
+    with open_tensors(folder / file_name(rows.rank)) as file:
+        expected = Kind((rows.stop - rows.first, *known.centres.shape[1:]), known.centres.dtype)
+        if file.kinds.get(CENTRES) != expected:
+            raise ValueError(f"{file.path}: its class centres are not {expected}, as run.json says")
+        yield file
+
+
+def check_stored(folder: Path, known: record.Record, own: Kind) -> None:
+    """ValueError where class centres are stored in another way than in a table of kind `own`."""
+    theirs = known.centres
+    if (theirs.shape[1:], theirs.dtype) != (own.shape[1:], own.dtype):
+        raise ValueError(
+            f"{folder}: a class centre is {Kind(theirs.shape[1:], theirs.dtype)}, in this run "
+            f"{Kind(own.shape[1:], own.dtype)}; keep head.rows and head.momentum, or begin a new "
+            "run with start.checkpoint, which converts them"
+        )
 
 
 def num_centres(folder: Path) -> int:
-    """Classes in `folder`."""
-    return _stored_centres(folder).size[0]
+    """Classes in the checkpoint `folder`."""
+    return record.read(folder).centres.shape[0]
 
 
 def read_centres(folder: Path, classes: range) -> Tensor:
-    """Weight and momentum of some classes that follow each other, (len(classes), 2, dim).
+    """Weight and momentum of consecutive classes, (len(classes), 2, dim).
 
     Zeros where a class has no momentum, or was never touched.
     """
-    stored = _stored_centres(folder)
-    rows = torch.empty(len(classes), *stored.size[1:], dtype=stored.properties.dtype)
-    with _quiet():
-        planner = _SomeRows(classes.start)
-        load({CENTRES: rows}, checkpoint_id=folder, planner=planner, no_dist=True)
-    (row_format,) = (known for known in FORMATS.values() if known.stored == rows.dtype)
-    _, parts, width = rows.shape
+    known = record.read(folder)
+    stored, (_, parts, width) = known.centres.dtype, known.centres.shape
+    row_format = next((one for one in FORMATS.values() if one.stored == stored), None)
+    if row_format is None or parts not in (1, 2) or not _is_width(width, row_format.extra):
+        raise ValueError(f"{folder}: class centres cannot be {known.centres}")
+    _check_classes(folder, known, classes.stop)
+    for held in known.rows_of(classes):  # before memory is asked for
+        with _centres_of(folder, known, held):
+            pass
+    rows = torch.empty(len(classes), parts, width, dtype=stored)
+    read_rows_(folder, classes.start, rows)
     numbers = torch.zeros(len(rows), 2, width - row_format.extra, dtype=row_format.numbers)
     numbers[:, :parts] = row_format.decode(rows, numbers[:, :parts].clone())
     return numbers
 
 
-def _check_rows(folder: Path, head: MarginHead) -> None:
-    stored, table = _stored_centres(folder), head.centres.table
-    theirs, ours = (tuple(stored.size[1:]), stored.properties.dtype), (table.shape[1:], table.dtype)
-    if theirs != ours:
-        raise ValueError(
-            f"{folder}: its class centres are {theirs[1]} {list(theirs[0])}, this run's "
-            f"{ours[1]} {list(ours[0])}; keep head.rows and head.momentum, or begin a new run with "
-            "start.checkpoint, which converts them"
-        )
+def _is_width(width: int, extra: int) -> bool:
+    """Whether a stored row can be that wide; a scale behind it is aligned as a float32."""
+    return width > extra and (extra == 0 or width % 4 == 0)
 
 
-def _stored_centres(folder: Path) -> TensorStorageMetadata:
-    stored = FileSystemReader(folder).read_metadata().state_dict_metadata[CENTRES]
-    assert isinstance(stored, TensorStorageMetadata)
-    return stored
+def _check_classes(folder: Path, known: record.Record, stop: int) -> None:
+    if stop > known.centres.shape[0]:
+        raise ValueError(f"{folder} has {known.centres.shape[0]} classes, asked for {stop}")
 
 
-def _tensors(
-    backbone: nn.Module, optimizer: torch.optim.Optimizer, head: MarginHead
-) -> dict[str, Any]:
-    model, optim = get_state_dict(backbone, optimizer)
-    table = head.centres.table
-    shape = (head.num_classes, *table.shape[1:])
-    centres = _distributed(table, head.mesh, [Replicate(), Shard(0)], shape)
-    return {"backbone": model, "optimizer": optim, CENTRES: centres}
-
-
-def _by_rank(values: Tensor, mesh: Mesh) -> Tensor:
-    """(n,) of each rank as one tensor (ranks, n)."""
-    shape = (mesh.world.size, len(values))
-    return _distributed(values[None], mesh, [Shard(0), Shard(0)], shape)
-
-
-def _distributed(
-    local: Tensor, mesh: Mesh, placements: list[Placement], shape: tuple[int, ...]
-) -> Tensor:
-    """The tensor of this shape of which each rank holds `local`; without a mesh that is all."""
-    if mesh.device_mesh is None:
-        return local
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(
-        local,
-        mesh.device_mesh,
-        placements,
-        run_check=False,
-        shape=torch.Size(shape),
-        stride=stride,
+def are_finite(values: Iterable[Tensor]) -> bool:
+    """Whether all numbers in all tensors are finite."""
+    return all(
+        math.isfinite(torch.linalg.vector_norm(value, torch.inf))
+        for value in values
+        if value.is_floating_point() and value.numel()
     )
 
 
-class _InPieces(DefaultSavePlanner):
-    """Writes this rank's class centres, which begin at class `first`, in pieces of some rows."""
-
-    def __init__(self, table: Tensor, first: int) -> None:
-        super().__init__()
-        self.table, self.first = table, first
-
-    def create_local_plan(self) -> SavePlan:
-        plan = super().create_local_plan()
-        items = [piece for item in plan.items for piece in self._cut(item)]
-        self.plan = replace(plan, items=items)
-        return self.plan
-
-    def _cut(self, item: WriteItem) -> Iterator[WriteItem]:
-        if item.index.fqn != CENTRES:
-            yield item
-            return
-        data = item.tensor_data
-        assert data is not None
-        for start in range(0, len(self.table), PIECE_ROWS):
-            rows = min(PIECE_ROWS, len(self.table) - start)
-            offsets = torch.Size((self.first + start, 0, 0))
-            chunk = ChunkStorageMetadata(offsets, torch.Size((rows, *self.table.shape[1:])))
-            yield replace(
-                item,
-                index=MetadataIndex(CENTRES, offsets),
-                type=WriteItemType.SHARD,
-                tensor_data=replace(data, chunk=chunk),
-            )
-
-    def lookup_object(self, index: MetadataIndex) -> Any:
-        if index.fqn != CENTRES:
-            return super().lookup_object(index)
-        assert index.offset is not None
-        start = index.offset[0] - self.first
-        return self.table[start : start + PIECE_ROWS]
-
-
-class _SomeRows(DefaultLoadPlanner):
-    """Reads the class centres from class `first` on, as many as the tensor has rows."""
-
-    def __init__(self, first: int) -> None:
-        super().__init__()
-        self.first = first
-
-    def create_local_plan(self) -> LoadPlan:
-        assert self.metadata is not None
-        stored = self.metadata.state_dict_metadata[CENTRES]
-        assert isinstance(stored, TensorStorageMetadata)
-        wanted = ChunkStorageMetadata(
-            torch.Size((self.first, 0, 0)), self.state_dict[CENTRES].shape
-        )
-        return LoadPlan(create_read_items_for_chunk_list(CENTRES, stored, [wanted]))
-
-    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
-        rows: Tensor = self.state_dict[index.fqn]
-        return rows
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's warning that one process alone is about to read or write."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        yield
+def rows_are_finite(table: Tensor) -> bool:
+    """Whether all numbers of stored class centres (k, parts, width) are finite."""
+    row_format = next(one for one in FORMATS.values() if one.stored == table.dtype)
+    _, parts, width = table.shape
+    room = table.new_empty(
+        min(len(table), _FINITE_ROWS), parts, width - row_format.extra, dtype=row_format.numbers
+    )
+    return are_finite(
+        row_format.decode(piece, room[: len(piece)]) for piece in table.split(_FINITE_ROWS)
+    )

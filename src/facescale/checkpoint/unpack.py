@@ -3,23 +3,33 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors.torch import save_file
-
-from facescale import backbones
-from facescale.checkpoint import tensors
-from facescale.checkpoint.folder import read_numbers
+from facescale.backbones import Backbone
+from facescale.checkpoint import record, tensors
+from facescale.files import write_whole
 from facescale.head.centres import start_values
-from facescale.models.weights import save_backbone
+from facescale.models.tensorfile import encode
+from facescale.models.weights import build_checked, save_backbone
 
 ROWS = 100_000
 
 
+def load_backbone(checkpoint: Path) -> Backbone:
+    """The backbone of a checkpoint, in eval mode.
+
+    Raises:
+        OSError: A file is missing.
+        ValueError: A file is damaged, or its tensors are not those of the network it names.
+    """
+    spec = record.read(checkpoint).run.backbone
+    backbone = build_checked(spec, tensors.backbone_shapes(checkpoint), checkpoint)
+    tensors.read_shared_(checkpoint, backbone)
+    return backbone.eval()
+
+
 def unpack_backbone(checkpoint: Path, output: Path) -> Path:
-    """Write `output/model.safetensors`, from which `load_backbone` makes the network again."""
-    backbone = backbones.build(**read_numbers(checkpoint)["backbone"])
-    tensors.read_backbone_(checkpoint, backbone)
+    """Write `output/model.safetensors`, from which `models.weights.load_backbone` rebuilds it."""
     path = output / "model.safetensors"
-    save_backbone(path, backbone)
+    save_backbone(path, load_backbone(checkpoint))
     return path
 
 
@@ -27,22 +37,22 @@ def unpack_centres(checkpoint: Path, output: Path, rows: int = ROWS) -> Iterator
     """Write the class centres, `rows` classes a file; yields each path when it is written.
 
     `centres-00001-of-00004.safetensors` holds "centres" (k, dim), not normalised, and says in its
-    metadata which class is its first. No more than two pieces are in memory at a time.
+    metadata which class is its first. At most two pieces are in memory at a time.
 
     Raises:
         ValueError: `rows` is below 1.
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
-    num_classes = tensors.num_centres(checkpoint)
-    seed = read_numbers(checkpoint).get("seed", 0)
+    saved = record.read(checkpoint)
+    num_classes, seed = saved.centres.shape[0], saved.run.seed
     starts = range(0, num_classes, rows)
     for number, start in enumerate(starts, 1):
         classes = range(start, min(start + rows, num_classes))
         weight = tensors.read_centres(checkpoint, classes)[:, 0].contiguous()
-        fresh = (weight == 0).all(dim=1).nonzero().flatten()  # nobody has touched them yet
+        fresh = (weight == 0).all(dim=1).nonzero().flatten()  # never read by the run
         weight[fresh] = start_values(seed, fresh + start, weight.shape[1]).to(weight)
         path = output / f"centres-{number:05d}-of-{len(starts):05d}.safetensors"
         metadata = {"first_class": str(start), "num_classes": str(num_classes)}
-        save_file({"centres": weight}, path, metadata=metadata)
+        write_whole(path, encode({"centres": weight}, metadata))
         yield path

@@ -11,34 +11,31 @@ if TYPE_CHECKING:
 
 
 def add_model_options(parser: Parser) -> None:
-    """A model of our own, or weights and the network they belong to."""
+    """A model of our own, or another project's weights."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run folder, model.safetensors, or weights of --backbone")
-    add("--backbone", metavar="NAME", help="network of weights that do not say it: r50, mbf, ...")
-    add("--family", choices=["mxnet", "arcface_torch"], help="whose constants the network has")
+    add(
+        "model",
+        metavar="MODEL",
+        help="run folder, checkpoint, model.safetensors, or .pt, .pth, .params of others",
+    )
+    add("--backbone", metavar="NAME", help="network of weights that do not tell it: r50, mbf, ...")
+    add(
+        "--family",
+        choices=["mxnet", "arcface_torch"],
+        help="whose constants; of .pt and .pth arcface_torch's unless their tensors tell otherwise",
+    )
 
 
 def open_model(chosen: argparse.Namespace) -> "Backbone":
-    """A model of our own, which says what it is, or the weights of a named network; eval mode."""
-    path = _model_file(Path(chosen.model))
-    from facescale import backbones
-    from facescale.training import load_backbone, load_weights_
+    """The backbone of a file, of a run, or of the last checkpoint of one in progress; eval mode."""
+    from facescale.checkpoint import folder as checkpoint
+    from facescale.checkpoint import unpack
+    from facescale.distributed import Group
+    from facescale.models.weights import load_backbone
 
-    if chosen.backbone is None:
-        return load_backbone(path)
-    backbone = backbones.build(chosen.backbone, family=chosen.family)
-    load_weights_(backbone, path)
-    return backbone.eval()
-
-
-def _model_file(path: Path) -> Path:
-    """The file of a run's model, or the path itself."""
+    path = Path(chosen.model)
     if not path.is_dir():
-        return path
-    model = path / "model.safetensors"
-    if not model.exists() and (path / "checkpoints").is_dir():
-        raise FileNotFoundError(
-            f"{path} is a run that has not ended: `facescale unpack {path}` writes the model of "
-            "its last checkpoint"
-        )
-    return model
+        return load_backbone(path, chosen.backbone, chosen.family)
+    if (path / "model.safetensors").exists():
+        return load_backbone(path / "model.safetensors", chosen.backbone, chosen.family)
+    return unpack.load_backbone(checkpoint.find(path, Group()))

@@ -1,11 +1,12 @@
 """`facescale unpack`: a checkpoint as plain safetensors files."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from facescale.cli.parser import Parser
 
-USAGE = "facescale unpack CHECKPOINT [--output FOLDER] [--centres] [--rows N]"
+USAGE = "facescale unpack CHECKPOINT [--output FOLDER] [--centres] [--rows N] [--old]"
 
 
 def add_options(parser: Parser) -> None:
@@ -15,6 +16,11 @@ def add_options(parser: Parser) -> None:
     add("--output", metavar="FOLDER", help="of the files; RUN/step-N when not given")
     add("--centres", action="store_true", help="write the class centres too")
     add("--rows", type=int, metavar="N", help="classes in a file of centres [100000]")
+    add(
+        "--old",
+        action="store_true",
+        help="convert a checkpoint of format 2 in its place; only if you trust its source",
+    )
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -22,9 +28,16 @@ def run(chosen: argparse.Namespace) -> None:
     if chosen.rows is not None and chosen.rows < 1:
         raise ValueError(f"--rows must be at least 1, got {chosen.rows}")
     from facescale.checkpoint import folder as checkpoint
-    from facescale.checkpoint import unpack
+    from facescale.checkpoint import old, unpack
     from facescale.distributed import Group
 
+    if chosen.old:
+        sys.stderr.write(
+            "warning: a checkpoint of format 2 is made of pickles, which can run code when they "
+            "are opened; convert only those whose source you trust\n"
+        )
+        print(old.convert(checkpoint.last(Path(chosen.checkpoint))))
+        return
     folder = checkpoint.find(Path(chosen.checkpoint), Group())
     run_folder = folder.parent.parent
     output = run_folder / folder.name if chosen.output is None else Path(chosen.output)

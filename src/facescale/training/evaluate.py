@@ -1,10 +1,10 @@
 """Verification while a run trains."""
 
 from facescale.acceleration.folding import inference_copy
-from facescale.checkpoint.statistics import averaged_statistics
 from facescale.evaluation.embedding import verify_pairs
 from facescale.evaluation.verification import Verification
 from facescale.training.state import TrainState
+from facescale.training.statistics import averaged_statistics
 from facescale.training.trackers import Trackers
 
 

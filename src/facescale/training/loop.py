@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from facescale.checkpoint.statistics import averaged_statistics
 from facescale.config import Config
 from facescale.data.loader import Loader
 from facescale.distributed import Group, processes, world_group
@@ -30,6 +29,7 @@ from facescale.training.sets import check_sets
 from facescale.training.signals import StopFlag, asked_to_leave
 from facescale.training.start import begin_from_
 from facescale.training.state import TrainState, build
+from facescale.training.statistics import averaged_statistics
 from facescale.training.step import train_step
 from facescale.training.trackers import Run, Trackers
 

@@ -1,56 +1,92 @@
 """Saving a run and going on with it, on these ranks or on others."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 from facescale.checkpoint import folder as checkpoint
+from facescale.checkpoint import record, tensors
+from facescale.checkpoint.folder import Part
+from facescale.checkpoint.record import Run
+from facescale.data.dataset import Dataset
 from facescale.distributed import agree
+from facescale.models.tensorfile import kind_of
 from facescale.training.optim import make_schedule
 from facescale.training.state import TrainState
+from facescale.training.statistics import (
+    averaged_statistics,
+    read_statistics,
+    write_statistics_,
+)
+
+STATISTICS = "statistics"
 
 
 def save(state: TrainState, output: Path) -> None:
-    """Write a checkpoint from which this very run goes on."""
-    numbers = {
-        "step": state.step,
-        "position": state.position,
-        "skipped": state.skipped,
-        "seed": state.config.seed,
-        "scaler": state.scaler.state_dict(),
-    }
-    checkpoint.save(
-        output / "checkpoints",
-        state.backbone,
-        state.optimizer,
-        state.head,
-        numbers,
-        world=state.world,
-        keep=state.config.checkpoint.keep,
+    """Write a checkpoint from which this very run goes on. A collective.
+
+    Raises:
+        OSError: It could not be written; on every rank alike.
+    """
+    run = Run(
+        step=state.step,
+        position=state.position,
+        skipped=state.skipped,
+        seed=state.config.seed,
+        scaler=state.scaler.state_dict(),
+        people=people_of(state.dataset),
+        backbone=dict(state.backbone.spec),
+        optimizer=type(state.optimizer).__name__,
     )
+    centres, mesh = state.head.centres, state.head.mesh
+    with averaged_statistics(state.backbone, state.world) as own:
+        shared = tensors.shared_tensors(state.backbone, state.optimizer, state.head)
+        part = Part(
+            shared=shared,
+            own={STATISTICS: own},
+            centres=centres.table,
+            first=centres.classes.start if mesh.replicate.rank == 0 else None,
+            finite=tensors.are_finite(shared.values()) and tensors.rows_are_finite(centres.table),
+        )
+        folder, keep = output / "checkpoints", state.config.checkpoint.keep
+        checkpoint.save(folder, run, part, world=state.world, keep=keep)
+
+
+def people_of(dataset: Dataset) -> str | None:
+    """A fingerprint of the classes of a data set and their order; None where it has none."""
+    names = getattr(dataset, "class_names", None)
+    if names is None:
+        return None
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 def resume_(state: TrainState, output: Path) -> list[str]:
     """Bring `state` to the last whole checkpoint in the run's folder; without any it stays.
 
-    Returns what there is to say about it: a line for each checkpoint that is damaged.
+    Returns what there is to say about it: that there is none, or a line for each checkpoint that is
+    damaged or not finite.
 
     Raises:
-        ValueError: All checkpoints are damaged.
+        ValueError: All checkpoints are damaged, or the last one is not of this run.
     """
     folder = output / "checkpoints"
     names = agree(" ".join(path.name for path in checkpoint.checkpoints(folder))).split()
-    damaged: list[str] = []
+    passed: list[str] = []
     for name in reversed(names):
         wrong = checkpoint.damage(folder / name, state.world)
-        if wrong is None:
+        if wrong is not None:
+            passed.append(f"{folder / name} is damaged: {wrong}")
+        elif not record.read(folder / name).finite:
+            passed.append(f"{folder / name} has weights that are not finite")
+        else:
             restore_(state, folder / name)
-            return [f"{line}; going on from {name}" for line in damaged]
-        damaged.append(f"{folder / name} is damaged: {wrong}")
-    if damaged:
+            return [f"{line}; going on from {name}" for line in passed]
+    if passed:
         raise ValueError(
-            f"no checkpoint is whole: {'; '.join(damaged)}. Bring one back from a copy, or remove "
+            f"no checkpoint is whole: {'; '.join(passed)}. Bring one back from a copy, or remove "
             "them to begin anew"
         )
-    return []
+    return [f"no checkpoint in {folder}: starting at step 0"]
 
 
 def restore_(state: TrainState, path: Path) -> None:
@@ -59,14 +95,68 @@ def restore_(state: TrainState, path: Path) -> None:
     It goes on at the same sample. With the same global batch, `train.sync_batchnorm` (or one rank
     as before) and the same `head.shards` (or a sample rate of 1), it goes on as if it had never
     been stopped, whatever the number of ranks.
+
+    Raises:
+        ValueError: The checkpoint is of another format, network, optimizer, or other people.
     """
-    numbers = checkpoint.load(path, state.backbone, state.optimizer, state.head, world=state.world)
-    state.step = state.head.num_steps = numbers["step"]
-    state.position, state.skipped = numbers["position"], numbers["skipped"]
-    state.scaler.load_state_dict(numbers["scaler"])
+    saved = record.read(path)
+    _check_same_run(state, saved, path)
+    said = ""
+    try:
+        _fill_(state, saved, path)
+    except (OSError, ValueError) as error:
+        said = str(error)
+    for answer in state.world.gather_texts(said):  # none goes on where another cannot
+        if answer:
+            raise ValueError(answer)
+    run = saved.run
+    state.step = state.head.num_steps = run.step
+    state.position, state.skipped = run.position, run.skipped
+    if run.scaler.keys() == state.scaler.state_dict().keys():
+        state.scaler.load_state_dict(run.scaler)
     other_batch = state.position != state.step * state.global_batch
     if other_batch and state.config.train.steps is None:  # the rest needs another number of steps
         images = state.config.train.epochs * len(state.dataset)
         rest = max(0, round((images - state.position) / state.global_batch))
         state.num_steps = state.step + rest
         state.schedule = make_schedule(state.config.optim.schedule, state.num_steps)
+
+
+def _fill_(state: TrainState, saved: record.Record, path: Path) -> None:
+    """Read what this rank needs."""
+    centres = state.head.centres
+    tensors.check_stored(path, saved, kind_of(centres.table))
+    tensors.read_shared_(path, state.backbone, state.optimizer, state.head)
+    tensors.read_rows_(path, centres.classes.start, centres.table)
+    centres.look_again_()
+    if saved.ranks == state.world.size:
+        like = read_statistics(state.backbone)
+        own = tensors.read_own(path, state.world.rank, STATISTICS, like)
+        write_statistics_(state.backbone, own)
+
+
+def _check_same_run(state: TrainState, saved: record.Record, path: Path) -> None:
+    """ValueError where the checkpoint is of a run that began with another config or other data."""
+    num_classes, people = saved.centres.shape[0], people_of(state.dataset)
+    if num_classes != state.head.num_classes:
+        raise ValueError(
+            f"{path}: has {num_classes} classes, but this run has {state.head.num_classes}; "
+            "resume with the data that the run began with, or begin a new run from it with "
+            "start.checkpoint and start.names"
+        )
+    if None not in (saved.run.people, people) and saved.run.people != people:
+        raise ValueError(
+            f"{path}: the data has other people, or the same in another order, than the run began "
+            "with: each would take over the class centre of another. Resume with the old data, or "
+            "begin a new run from it with start.checkpoint and start.names (or start.classes)"
+        )
+    ours: dict[str, Any] = {
+        "backbone": state.backbone.spec,
+        "optimizer": type(state.optimizer).__name__,
+    }
+    for part, mine in ours.items():
+        if (theirs := getattr(saved.run, part)) != mine:
+            raise ValueError(
+                f"{path}: its {part} is {theirs}, but this run's is {mine}; resume with the "
+                "config that the run began with"
+            )

@@ -1,43 +1,48 @@
-"""A new run that begins from another one's checkpoint, maybe with other people."""
+"""A new run that begins from another one's checkpoint, with the same people or others."""
 
+from collections import Counter
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from facescale.checkpoint import folder as checkpoint
-from facescale.checkpoint import tensors
+from facescale.checkpoint import record, tensors
 from facescale.config import StartConfig
 from facescale.head.centres import ClassCentres
+from facescale.training.resume import people_of
 from facescale.training.state import TrainState
 
 NEW = -1
 """In place of an old label: a class that was not there."""
+MAX_DIGITS = 19  # of a label
 
 
 def begin_from_(state: TrainState, start: StartConfig) -> None:
     """Take over backbone, optimizer and class centres of a checkpoint; the steps begin at 0.
 
-    Whoever is in both lists of people keeps weight and momentum, others begin at random.
+    A class in both lists of people keeps weight and momentum, a new one starts at random.
 
     Raises:
         FileNotFoundError, ValueError: A file is missing, damaged, or does not fit.
     """
     assert start.checkpoint is not None
     path = checkpoint.find(Path(start.checkpoint), state.world)
-    theirs = checkpoint.read_numbers(path)["backbone"]
-    if theirs != state.backbone.spec:
+    saved = record.read(path)
+    if saved.run.backbone != state.backbone.spec:
         raise ValueError(
-            f"{path}: its backbone is {theirs}, but this run's is {state.backbone.spec}; "
-            "choose the same one"
+            f"{path}: its backbone is {saved.run.backbone}, but this run's is "
+            f"{state.backbone.spec}; choose the same one"
         )
-    old_labels = _old_labels(start, tensors.num_centres(path), state.head.num_classes)
-    tensors.read_backbone_(path, state.backbone, state.optimizer)
+    people = people_of(state.dataset)
+    same_people = None in (saved.run.people, people) or saved.run.people == people
+    old_labels = _old_labels(start, saved.centres.shape[0], state.head.num_classes, same_people)
+    tensors.read_shared_(path, state.backbone, state.optimizer)
     take_over_(state.head.centres, path, old_labels)
 
 
 def take_over_(centres: ClassCentres, path: Path, old_labels: Tensor) -> None:
-    """Fill this rank's rows from a checkpoint, of which it holds one piece at a time.
+    """Fill this rank's rows from a checkpoint, one piece of which is in memory at a time.
 
     `old_labels` (num_classes,) says where each class was, or `NEW`.
     """
@@ -50,8 +55,8 @@ def take_over_(centres: ClassCentres, path: Path, old_labels: Tensor) -> None:
             centres.put_(here, tensors.read_centres(path, piece)[mine[here] - first])
 
 
-def _old_labels(start: StartConfig, num_old: int, num_new: int) -> Tensor:
-    """Where each of the new classes was, (num_new,)."""
+def _old_labels(start: StartConfig, num_old: int, num_new: int, same_people: bool) -> Tensor:
+    """The old label of each of the new classes, or `NEW`; (num_new,)."""
     if start.classes is not None:
         labels = _read_labels(Path(start.classes), num_old)
         source = start.classes
@@ -61,8 +66,13 @@ def _old_labels(start: StartConfig, num_old: int, num_new: int) -> Tensor:
         if len(old) != num_old:
             raise ValueError(f"{old_file} names {len(old)} people, the checkpoint has {num_old}")
         labels = [old.get(name, NEW) for name in _lines(Path(source))]
-    elif num_old == num_new:
+    elif num_old == num_new and same_people:
         return torch.arange(num_new)
+    elif num_old == num_new:
+        raise ValueError(
+            f"the checkpoint has as many classes as the data ({num_new}), but other people or "
+            "another order of them; say who is who with start.classes or start.names"
+        )
     else:
         raise ValueError(
             f"the checkpoint has {num_old} classes and the data {num_new}; say who is who with "
@@ -70,20 +80,22 @@ def _old_labels(start: StartConfig, num_old: int, num_new: int) -> Tensor:
         )
     if len(labels) != num_new:
         raise ValueError(f"{source} has {len(labels)} lines, but the data has {num_new} classes")
-    kept = [label for label in labels if label != NEW]
-    if len(kept) != len(set(kept)):
-        twice = next(label for label in kept if kept.count(label) > 1)
-        raise ValueError(f"{source}: old class {twice} is taken by two new ones; keep one of them")
+    taken = Counter(label for label in labels if label != NEW)
+    if twice := [label for label, count in taken.items() if count > 1]:
+        raise ValueError(
+            f"{source}: old class {twice[0]} is taken by two new ones; keep one of them"
+        )
     return torch.tensor(labels)
 
 
 def _read_labels(path: Path, num_old: int) -> list[int]:
     labels = []
     for number, line in enumerate(_lines(path), 1):
-        label = NEW if line == "new" else int(line) if line.isdecimal() else num_old
+        is_number = line.isdecimal() and len(line) < MAX_DIGITS
+        label = NEW if line == "new" else int(line) if is_number else num_old
         if label >= num_old:
             raise ValueError(
-                f"{path}, line {number}: {line!r} is neither `new` nor one of the labels 0 to "
+                f"{path}, line {number}: {line[:40]!r} is neither `new` nor one of the labels 0 to "
                 f"{num_old - 1} that the checkpoint has"
             )
         labels.append(label)
@@ -93,4 +105,7 @@ def _read_labels(path: Path, num_old: int) -> list[int]:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; it has a line for each class, in order")
-    return [line.strip() for line in path.read_text().splitlines()]
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error.reason}") from error

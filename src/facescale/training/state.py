@@ -7,7 +7,6 @@ from torch import nn
 
 from facescale import backbones
 from facescale.acceleration import accelerate_
-from facescale.checkpoint.statistics import synchronise_norms_
 from facescale.config import Config, TrainConfig
 from facescale.data.dataset import Dataset, open_dataset
 from facescale.data.loader import Loader
@@ -20,6 +19,7 @@ from facescale.random import derive_seed, generator
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
 from facescale.training.sets import open_sets
+from facescale.training.sync_batchnorm import synchronise_norms_
 
 PRECISIONS = {
     "float32": torch.float32,

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from facescale.checkpoint.statistics import read_statistics, write_statistics_
 from facescale.data.loader import Batch
 from facescale.random import derive_seed
 from facescale.training.finite import refuse
 from facescale.training.state import AUGMENT, DROPOUT, TrainState
+from facescale.training.statistics import read_statistics, write_statistics_
 
 
 def train_step(state: TrainState, batch: Batch) -> Tensor:

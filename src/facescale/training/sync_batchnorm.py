@@ -1,11 +1,9 @@
-"""BatchNorm on several ranks: its running statistics averaged, or its batch that of all ranks.
+"""BatchNorm over the batch of all ranks, on any device.
 
-Plain BatchNorm normalises with the statistics of a rank's own samples, so what is learnt depends on
-how the global batch is cut. `SyncBatchNorm` takes those of the global batch, on any device.
+Plain BatchNorm normalises with the statistics of a rank's own samples, so the result depends on how
+the global batch is divided among the ranks. `SyncBatchNorm` uses those of the global batch.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -14,39 +12,6 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from facescale.distributed import Group
-
-
-def running_statistics(module: nn.Module) -> list[Tensor]:
-    """Running mean and variance of each BatchNorm, the buffers themselves."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    return [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
-
-
-def read_statistics(module: nn.Module) -> Tensor:
-    """A copy of all running statistics in one row, (n,)."""
-    return torch.cat([s.flatten() for s in running_statistics(module)] or [torch.empty(0)])
-
-
-def write_statistics_(module: nn.Module, values: Tensor) -> None:
-    """Put back what `read_statistics` gave."""
-    own = running_statistics(module)
-    for statistic, value in zip(own, values.split([s.numel() for s in own]), strict=True):
-        statistic.copy_(value.view_as(statistic))
-
-
-@contextmanager
-def averaged_statistics(module: nn.Module, world: Group) -> Iterator[Tensor]:
-    """Give all ranks the mean of their running statistics inside the block, in place.
-
-    For what is verified and saved; a rank's own, (n,), are yielded, and come back after the block:
-    so training goes on alike, whether or not it was looked at. A collective.
-    """
-    own = read_statistics(module)
-    write_statistics_(module, world.all_reduce_(own.clone()) / world.size)
-    try:
-        yield own
-    finally:
-        write_statistics_(module, own)
 
 
 def synchronise_norms_(module: nn.Module, world: Group) -> None:
