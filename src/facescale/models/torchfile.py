@@ -45,8 +45,11 @@ def _load(path: Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                if any(entry.compress_type for entry in archive.infolist()):
-                    raise ValueError("its entries are compressed, as torch.save never does")
+                entries = archive.infolist()
+            if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+                raise ValueError(f"it is a TorchScript archive; {_REMEDY}")
+            if any(entry.compress_type for entry in entries):
+                raise ValueError("its entries are compressed, as torch.save never does")
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -59,8 +62,6 @@ def _reason(message: str) -> str:
     if named := re.search(r"GLOBAL (\S+)|class (\S+)|whose module (\S+) is blocked", message):
         name = next(filter(None, named.groups()))
         return f"it holds a Python object ({name:.80}), which could run code; {_REMEDY}"
-    if "TorchScript" in message:
-        return f"it is a TorchScript archive; {_REMEDY}"
     if message.startswith("Weights only") or not message:
         return "it is damaged, or not a file of torch.save"
     return f"{message.splitlines()[0]:.150}"

@@ -6,7 +6,7 @@ No file is trusted: a spec is compared with the tensors beside it before a netwo
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -91,7 +91,7 @@ def load_weights_(backbone: nn.Module, path: Path | str) -> None:
     _fill_(backbone, tensors)
 
 
-def family_of(path: Path | str, name: str) -> str:
+def family_of(path: Path | str, name: str) -> Literal["mxnet", "arcface_torch"]:
     """The family of the weights of network `name` in a file; raises as `load_backbone` does."""
     path = _existing(path)
     if path.suffix == ".params":
@@ -99,8 +99,7 @@ def family_of(path: Path | str, name: str) -> str:
     tensors, spec = _read(path)
     if spec is None:
         spec = identify(shapes_of(tensors), path, name)
-    family: str = skeleton(spec).spec["family"]
-    return family
+    return "mxnet" if skeleton(spec).spec["family"] == "mxnet" else "arcface_torch"
 
 
 def build_checked(spec: Mapping[str, Any], shapes: Shapes, path: Path) -> Backbone:

@@ -1,6 +1,6 @@
 """The parts of a run, put together from its config."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from facescale.data.pairs import PairSet
 from facescale.data.transforms import Augment
 from facescale.distributed import Group, replicate, world_group
 from facescale.head import Margin, MarginHead
-from facescale.models.weights import load_weights_
+from facescale.models.weights import family_of, load_weights_
 from facescale.random import derive_seed, generator
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
@@ -189,9 +189,13 @@ def memory_layout(train: TrainConfig) -> torch.memory_format:
 
 def _place_backbone(config: Config, device: torch.device, world: Group) -> backbones.Backbone:
     """The network with the weights that a run begins with, where and how it will be trained."""
+    chosen = config.backbone
+    if chosen.weights is not None and chosen.family is None:
+        chosen = replace(chosen, family=family_of(chosen.weights, chosen.name))
+    config = replace(config, backbone=chosen)
     backbone = make_backbone(config, device, generator("cpu", config.seed, BACKBONE))
-    if config.backbone.weights is not None:
-        load_weights_(backbone, config.backbone.weights)
+    if chosen.weights is not None:
+        load_weights_(backbone, chosen.weights)
     if config.train.sync_batchnorm:
         synchronise_norms_(backbone, world)
     if config.train.compile:
