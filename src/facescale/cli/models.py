@@ -1,6 +1,7 @@
 """What commands share that take a trained backbone."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,4 +39,6 @@ def open_model(chosen: argparse.Namespace) -> "Backbone":
         return load_backbone(path, chosen.backbone, chosen.family)
     if (path / "model.safetensors").exists():
         return load_backbone(path / "model.safetensors", chosen.backbone, chosen.family)
-    return unpack.load_backbone(checkpoint.find(path, Group()))
+    folder = checkpoint.find(path, Group())
+    sys.stderr.write(f"{path} has no model.safetensors yet: taking the backbone of {folder}\n")
+    return unpack.load_backbone(folder)

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any
 
 import torch
 
-from facescale.backbones import NAMES, Backbone, Spec, build
+from facescale.backbones import NAMES, Backbone, build
 from facescale.models.names import Shapes, differences, shapes_of
 
 Naming = Callable[[Backbone], Shapes]
@@ -17,6 +18,15 @@ _GDC = ("features.layers.0.layers.0.weight", "arg:conv_6dw7_7_conv2d_weight")
 _LINEAR = ("fc.weight", "features.layers.2.weight", "arg:pre_fc1_weight")
 _BIAS = ("features.layers.2.bias", "arg:pre_fc1_bias")
 _FEATURES = ("bn2.weight", "arg:bn1_gamma")
+_OPTIONS: dict[str, type | UnionType] = {
+    "name": str,
+    "embedding_dim": int | None,
+    "neck": str | None,
+    "family": str | None,
+    "dropout": float | int | None,
+    "image_size": int,
+}
+"""The arguments of `build` that a spec may have."""
 _IMAGE_SIZES = {7: 112, 4: 56, 2: 28}
 """By the size of the features that the neck takes."""
 
@@ -41,18 +51,22 @@ def identify(
     Raises:
         ValueError: It is none of the known ones, or not that of `name`.
     """
-    spec = _neck_of(shapes)
+    around = _neck_of(shapes)
     if family is None:
-        gdc_with_bias = spec.get("neck") == "GDC" and any(bias in shapes for bias in _BIAS)
-        family = "mxnet" if gdc_with_bias else "arcface_torch"
+        gdc_with_bias = around.get("neck") == "GDC" and any(bias in shapes for bias in _BIAS)
+        around["family"] = "mxnet" if gdc_with_bias else "arcface_torch"
+    else:
+        around["family"] = family
     for candidate in NAMES if name is None else [name]:
-        spec |= {"name": candidate, "family": family}
-        try:
-            wrong = differences(naming(skeleton(spec)), shapes)
-        except ValueError as error:
-            wrong = str(error)
-        if not wrong:
-            return spec
+        # Networks that were registered from outside may have no neck and no family
+        for choices in (around, {}) if family is None else (around,):
+            spec = {"name": candidate, **choices}
+            try:
+                wrong = differences(naming(skeleton(spec)), shapes)
+            except ValueError as error:
+                wrong = str(error)
+            if not wrong:
+                return spec
     if name is not None:
         raise ValueError(f"{path} holds weights of another network than {name}: {wrong}")
     raise ValueError(
@@ -84,12 +98,10 @@ def skeleton(spec: Mapping[str, Any]) -> Backbone:
     Raises:
         ValueError: The spec is ill-typed, or no network's.
     """
-    hints = get_type_hints(Spec)
     for option, value in spec.items():
-        if option not in hints:
+        if option not in _OPTIONS:
             raise ValueError(f"the spec of its backbone has {str(option)!r:.60}")
-        number = float(value) if type(value) is int and option == "dropout" else value
-        if isinstance(value, bool) or not isinstance(number, hints[option]):
+        if isinstance(value, bool) or not isinstance(value, _OPTIONS[option]):
             raise ValueError(f"the spec of its backbone says {option} {value!r:.60}")
     if "name" not in spec:
         raise ValueError("the spec of its backbone names no network")

@@ -81,10 +81,10 @@ def load_weights_(backbone: nn.Module, path: Path | str) -> None:
     if spec is not None and isinstance(backbone, Backbone):
         ours: Mapping[str, Any] = backbone.spec
         for option in ("family", "image_size"):
-            if spec.get(option, ours[option]) != ours[option]:
+            if spec.get(option, ours.get(option)) != ours.get(option):
                 raise ValueError(
                     f"{path} was trained with {option} {spec[option]!r:.60}, this network has "
-                    f"{ours[option]}; give backbone.{option} as in the file"
+                    f"{ours.get(option)}; give backbone.{option} as in the file"
                 )
     if wrong := differences(shapes_of(backbone.state_dict()), shapes_of(tensors)):
         raise ValueError(f"{path} holds weights of another network: {wrong}")
@@ -99,7 +99,7 @@ def family_of(path: Path | str, name: str) -> Literal["mxnet", "arcface_torch"]:
     tensors, spec = _read(path)
     if spec is None:
         spec = identify(shapes_of(tensors), path, name)
-    return "mxnet" if skeleton(spec).spec["family"] == "mxnet" else "arcface_torch"
+    return "mxnet" if skeleton(spec).spec.get("family") == "mxnet" else "arcface_torch"
 
 
 def build_checked(spec: Mapping[str, Any], shapes: Shapes, path: Path) -> Backbone:

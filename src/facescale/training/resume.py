@@ -54,6 +54,9 @@ def save(state: TrainState, output: Path) -> None:
 
 def people_of(dataset: Dataset) -> str | None:
     """A fingerprint of the classes of a data set and their order; None where it has none."""
+    if found := getattr(dataset, "found", None):
+        people: str = found().people
+        return people
     names = getattr(dataset, "class_names", None)
     if names is None:
         return None
