@@ -94,3 +94,23 @@ def test_a_file_of_too_many_tensors_is_refused(
     write_whole(path, encode(TENSORS))
     with pytest.raises(ValueError, match="has 14 tensors; 10 are the most"), open_tensors(path):
         pass
+
+
+def peak_kib() -> int:
+    """The most memory that this process has held since its peak was forgotten."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
+def test_writing_a_large_tensor_takes_no_second_copy(tmp_path: Path) -> None:
+    table = torch.ones(60_000, 2, 256)  # 117 MiB
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    before = peak_kib()
+    write_whole(tmp_path / "x.safetensors", encode({"centres": table}))
+    assert peak_kib() - before < 20_000
+    pieces = Pieces(tensorfile.kind_of(table), (torch.ones(1000, 2, 256) for _ in range(60)))
+    write_whole(tmp_path / "y.safetensors", encode({"centres": pieces}))
+    assert peak_kib() - before < 20_000
+    assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
