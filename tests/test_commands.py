@@ -63,6 +63,7 @@ RULES = [
     Rule("facescale verify runs/emore_r100"),
     Rule("facescale verify model.pt", ("--backbone", "mbf")),
     Rule("facescale export runs/emore_r100"),
+    Rule("facescale unpack RUN --old", not_run="for checkpoints of old versions; see test_old.py"),
     Rule("facescale plan", ()),
     Rule("facescale bench kernels", ("head/2000", "--rounds", "1", "--against", "dense")),
     Rule("facescale bench report --cases none", ("--output", "new")),
