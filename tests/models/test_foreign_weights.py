@@ -88,9 +88,9 @@ def test_the_network_is_told_by_its_tensors(name: str, choices: dict[str, Any]) 
         converted = build(name, family="mxnet", **choices)
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = identify(shapes, Path("model.pt"))
-    assert {key: network.spec[key] for key in found} == found  # type: ignore[literal-required]
+    assert {key: network.spec[key] for key in found} == found
     found = identify(mxnet_names(converted), Path("x.params"), None, "mxnet", mxnet_names)
-    assert {key: converted.spec[key] for key in found} == found  # type: ignore[literal-required]
+    assert {key: converted.spec[key] for key in found} == found
 
 
 def test_neck_gdc_tells_its_family(tmp_path: Path) -> None:
