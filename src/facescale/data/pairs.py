@@ -1,11 +1,9 @@
 """Sets of pairs to verify: is it the same person? Read from and written to InsightFace's `.bin`."""
 
-import codecs
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +16,8 @@ from facescale.data.images import (
     has_image_header,
     to_file,
 )
+from facescale.data.picklevalues import Array
+from facescale.data.safepickle import read_pickle
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,58 +70,56 @@ class PairSet:
 def load_pairs(path: str | Path) -> PairSet:
     """Read a `.bin` set: a pickle of (2n encoded images, n bools), by Python 2 or 3.
 
-    It is a file from strangers, so its pickle may name nothing but what builds bytes and arrays.
+    The pickle is interpreted by `safepickle`, never by an unpickler, so nothing in it is executed.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Anything else than such a set; what a pickle wanted to run has not been run.
+        ValueError: Anything else than such a set.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a .bin set of pairs such as lfw.bin")
     try:
         with path.open("rb") as file:
-            encoded, flags = _Unpickler(file, encoding="bytes").load()
-        images = [bytes(image) for image in encoded]
-        same = np.array([{0: False, 1: True}[flag] for flag in flags])
-    except Exception as error:  # damaged pickles raise errors of every kind
+            images, same = _parts(read_pickle(file))
+    except ValueError as error:
         raise ValueError(
             f"{path} is not a set of pairs, a pickle of (encoded images, is same): {error}"
         ) from error
+    seen: set[int] = set()  # a pickle may name one image a million times
     for index, image in enumerate(images):
-        if not has_image_header(image):
+        if id(image) not in seen and not has_image_header(image):
             raise ValueError(f"{path}: image {index} is not a JPEG or other image; fetch it again")
-    return PairSet(path.stem, images, same)
+        seen.add(id(image))
+    return PairSet(path.stem, images, np.array(same, bool))
+
+
+def _parts(content: object) -> tuple[list[bytes], list[bool]]:
+    """The images and flags of a set's pickle; ValueError if it holds anything else."""
+    if not isinstance(content, tuple | list) or len(content) != 2:
+        raise ValueError("it does not hold two lists")
+    images, flags = content
+    if not isinstance(images, tuple | list):
+        raise ValueError("it does not hold two lists")
+    if isinstance(flags, Array) and len(flags.shape) == 1 and flags.shape[0] <= len(images):
+        flags = flags.numpy().tolist()
+    if not isinstance(flags, tuple | list):
+        raise ValueError("it does not hold two lists")
+    for index, flag in enumerate(flags):
+        if not isinstance(flag, int) or flag not in (0, 1):
+            raise ValueError(f"flag {index} is neither true nor false")
+    return [_image(index, image) for index, image in enumerate(images)], [bool(f) for f in flags]
+
+
+def _image(index: int, image: object) -> bytes:
+    if isinstance(image, Array) and image.dtype == "|u1":  # of any shape: the bytes of a file
+        image = image.data
+    if not isinstance(image, bytes):
+        raise ValueError(f"image {index} is neither bytes nor an array of uint8")
+    return image
 
 
 def save_pairs(path: str | Path, pairs: PairSet) -> None:
     """Write a `.bin` set that InsightFace's tools read too; pixels are stored as PNG."""
     images = [to_file(image) for image in pairs.images]
     Path(path).write_bytes(pickle.dumps((images, pairs.same.tolist()), protocol=4))
-
-
-def _frombuffer(buffer: bytes, dtype: Any, shape: tuple[int, ...], order: str) -> NDArray[Any]:
-    # numpy's own is a Python function, and a pickle could change the defaults of such a one.
-    return np.frombuffer(buffer, dtype).reshape(shape)
-
-
-_ALLOWED: dict[str, Any] = {
-    "_codecs.encode": codecs.encode,  # so protocol 2 spells bytes
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-} | {
-    f"{core}.{name}": function
-    for core in ("numpy.core", "numpy._core")  # before numpy 2, and since
-    for name, function in (
-        ("multiarray._reconstruct", np.empty(0).__reduce__()[0]),
-        ("multiarray.scalar", np.bool_().__reduce__()[0]),
-        ("numeric._frombuffer", _frombuffer),
-    )
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (full_name := f"{module}.{name}") not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {full_name}, which is refused")
-        return _ALLOWED[full_name]
