@@ -94,6 +94,19 @@ def test_a_damaged_pickle_is_read_or_refused_in_one_line(
         assert str(error).isprintable()  # noqa: PT017
 
 
+def test_python_2_wrote_strings_as_their_repr() -> None:
+    content = bytes(range(256))
+    line = repr(content)[1:].encode()
+    assert (
+        read(b"S" + line + b"\n.")
+        == content
+        == pickle.loads(b"S" + line + b"\n.", encoding="bytes")
+    )
+    for wrong in (b"S'\\q'\n.", b"S'\\x4'\n.", b"S'a\n.", b"Sa'\n.", b"S'\n."):
+        with pytest.raises(PickleError, match="a string with"):
+            read(wrong)
+
+
 def test_a_numpy_array_is_read_only_and_shares_its_bytes() -> None:
     content = np.arange(12, dtype=">i4").reshape(3, 4)
     found = read(pickle.dumps(content, 2))

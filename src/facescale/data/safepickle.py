@@ -7,6 +7,7 @@ here from checked parts. Source for the opcodes: CPython's `pickletools`.
 """
 
 import codecs
+import re
 import struct
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -159,10 +160,15 @@ _UNSET = object()
 _U1, _U2, _I4, _U4, _U8 = (struct.Struct(layout) for layout in ("<B", "<H", "<i", "<I", "<Q"))
 
 
+_REPR = re.compile(rb"""(?:[^\\]|\\[\\'"nrt]|\\x[0-9a-f]{2})*+""", re.DOTALL)
+
+
 def _quoted(line: bytes) -> bytes:
     """Python 2's repr of a string."""
     if len(line) < 2 or line[0] != line[-1] or line[:1] not in (b"'", b'"'):
         raise PickleError("a string without quotes")
+    if not _REPR.fullmatch(line, 1, len(line) - 1):  # others make `escape_decode` warn
+        raise PickleError("a string with an escape that repr does not write")
     text: bytes = codecs.escape_decode(line[1:-1])[0]
     return text
 
