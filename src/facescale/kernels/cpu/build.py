@@ -1,20 +1,24 @@
-"""Builds the kernels on first use, with the user's own C++ compiler, and keeps them.
+"""Compiles the kernels on first use, with the user's own C++ compiler, and keeps the libraries.
 
-Built where they run, they use all that the processor can do; a kept one is found again by its
-source, the flags, the compiler and the processor, so machines that share a home do not mix them up.
+Compiled where they run, they use all that the processor can do. A library is found again by its
+source, the flags, the compiler, its version, glibc's and the processor, so machines that share a
+home do not mix them up. Only libraries that nobody else can have written are loaded: see `keep`.
 """
 
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
 
 from facescale.files import cache_folder
+from facescale.kernels.cpu import keep
 
 SOURCES = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
@@ -33,6 +37,10 @@ FLAGS = (
 )
 OFF = "FACESCALE_NATIVE"
 """Environment variable; at 0 no kernel is used."""
+COMPILE_LIMIT_S = 300.0
+"""Seconds for one source; the longest takes about 30 on a busy core."""
+
+_log = logging.getLogger(__name__)
 
 
 class BuildError(Exception):
@@ -59,35 +67,113 @@ def missing() -> str | None:
 def _load(name: str) -> ctypes.CDLL:
     if os.environ.get(OFF) == "0":
         raise BuildError(f"{OFF} is 0")
-    folder = cache_folder()
-    if folder is None:
-        raise BuildError("there is no home to keep kernels in; set XDG_CACHE_HOME")
-    source = SOURCES / f"{name}.cpp"
-    compiler = _compiler()
-    shared = "".join(path.read_text() for path in sorted(SOURCES.glob("*.h")))
-    parts = (source.read_text(), shared, *FLAGS, compiler, _processor())
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    built = folder / f"{name}-{key}.so"
+    source, compiler = SOURCES / f"{name}.cpp", _compiler()
     try:
-        if not built.exists():
-            _compile(compiler, source, built)
-        return ctypes.CDLL(str(built))
+        folder = _folder()
+        if folder is not None:
+            return _load_kept(compiler, source, folder / f"{name}-{_key(source, compiler)}.so")
     except OSError as error:
-        raise BuildError(f"{built}: {error.strerror or error}; set XDG_CACHE_HOME") from None
+        _warn_once(f"kernels cannot be kept: {error}; set XDG_CACHE_HOME")
+    try:
+        with tempfile.TemporaryDirectory(prefix="facescale-") as private:
+            library = Path(private, f"{name}.so")
+            _compile(compiler, source, library)
+            return _open(library)
+    except OSError as error:
+        raise BuildError(f"{error}; set TMPDIR") from None
 
 
-def _compile(compiler: str, source: Path, built: Path) -> None:
-    """Compile to a name of its own, then rename: several ranks may do so at once."""
-    built.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-        part = Path(folder) / built.name
-        done = subprocess.run(
-            [compiler, *FLAGS, str(source), "-o", str(part)], capture_output=True, text=True
+def _load_kept(compiler: str, source: Path, library: Path) -> ctypes.CDLL:
+    """Load `library`, after compiling it where it is missing, damaged or somebody else's."""
+    if keep.is_intact(library):
+        try:
+            return _open(library)
+        except BuildError:  # once more, from the source
+            keep.remove(library)
+    with keep.building(library.parent, COMPILE_LIMIT_S) as own:
+        if not keep.is_intact(library):  # still: another process may have built it meanwhile
+            part = own / library.name
+            _compile(compiler, source, part)
+            keep.remove(library)
+            keep.adopt(part, library)
+    return _open(library)
+
+
+def _open(library: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise BuildError(f"{error}; set XDG_CACHE_HOME to where programs may be executed") from None
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    _log.warning("%s. They are compiled at every start until then", message)
+
+
+def _folder() -> Path | None:
+    """Where libraries are kept; None where there is no home, or only an unsafe place."""
+    root = cache_folder()
+    if root is None:
+        _warn_once("there is no home to keep kernels in; set XDG_CACHE_HOME")
+        return None
+    try:
+        return keep.private_folder(root / "kernels")
+    except keep.UnsafeFolderError as error:
+        _warn_once(f"kernels are not kept: {error}, or set XDG_CACHE_HOME")
+        return None
+
+
+def _key(source: Path, compiler: str) -> str:
+    """What a library depends on."""
+    shared = "".join(path.read_text() for path in sorted(SOURCES.glob("*.h")))
+    versions = (_version(compiler), *platform.libc_ver())
+    parts = (source.read_text(), shared, *FLAGS, compiler, *versions, _processor())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _compile(compiler: str, source: Path, library: Path) -> None:
+    """Compile `source` to `library`; BuildError with the compiler's reason."""
+    done = _run([compiler, *FLAGS, str(source), "-o", str(library)])
+    if done.returncode:
+        raise BuildError(f"{compiler} could not build {source.name}: {_reason(done)}")
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a compiler, for no longer than the limit."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            process_group=0,
         )
-        if done.returncode:
-            first = next(iter(done.stderr.splitlines()), f"exit code {done.returncode}")
-            raise BuildError(f"{compiler} could not build {source.name}: {first}")
-        part.replace(built)
+    except OSError as error:
+        raise BuildError(f"{command[0]}: {error.strerror}") from None
+    try:
+        out, err = process.communicate(timeout=COMPILE_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{command[0]} took longer than {COMPILE_LIMIT_S:.0f} s") from None
+    finally:
+        if process.poll() is None:  # with its own children, which hold the pipes
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """The line that matters: the first error; where only the linker failed, what it missed."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("collect2:")]
+    errors = [line for line in told if "error:" in line]
+    return next(iter(errors or told[-1:]), f"exit code {done.returncode}")
+
+
+@functools.cache
+def _version(compiler: str) -> str:
+    return _run([compiler, "--version"]).stdout
 
 
 def _compiler() -> str:
