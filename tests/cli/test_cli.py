@@ -16,8 +16,8 @@ from facescale import backbones, save_backbone
 from facescale.cli import main
 from facescale.config import PRESETS, AugmentConfig, Config
 from facescale.data.images import Sample
-from facescale.data.recordio import write_recordio
 from facescale.data.transforms import Augment
+from facescale.datasets.recordio import write_recordio
 
 TINY = [
     *("--data.path", "synthetic", "--data.num_classes", "20", "--data.num_images", "64"),

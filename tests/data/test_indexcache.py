@@ -10,7 +10,8 @@ import pytest
 
 from facescale.data import indexcache, recordio
 from facescale.data.recordfile import RecordFile
-from facescale.data.recordio import RecordIO, write_recordio
+from facescale.data.recordio import RecordIO
+from facescale.datasets.recordio import write_recordio
 from facescale.files import write_whole
 from records import file_of, im2rec_layout
 
@@ -122,7 +123,24 @@ def test_a_cache_that_was_cut_is_made_anew(
     cache.write_bytes(whole[:cut])
     with caplog.at_level(logging.INFO):
         assert samples_of(kept) == TRUTH
-    assert cut == 0 or "train.idx.cache is not of these files" in caplog.text
+    assert cut == 0 or "train.idx.cache does not belong to these files" in caplog.text
+    assert cache.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("count", "last", "classes", "listed"),
+    [(9, 9, 3, 0), (9, 10**9, 3, 0), (9, -1, 3, 0), (9, 8, -3, 0), (9, 8, 3, 2), (-1, -2, 3, 0)],
+)
+def test_a_cache_whose_numbers_are_wrong_is_made_anew_though_its_digests_fit(
+    kept: Path, count: int, last: int, classes: int, listed: int
+) -> None:
+    cache = kept / "train.idx.cache"
+    whole = cache.read_bytes()
+    sizes = indexcache._SIZES.pack(count, last, classes, listed)
+    body = whole[indexcache._START :]
+    proof = indexcache._digest(sizes + indexcache._sample(memoryview(body)))
+    cache.write_bytes(whole[:24] + proof + sizes + body)
+    assert samples_of(kept) == TRUTH
     assert cache.read_bytes() == whole
 
 

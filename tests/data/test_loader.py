@@ -17,6 +17,7 @@ from facescale.data.images import Sample, decode
 from facescale.data.loader import Batch, Loader
 from facescale.data.order import EpochOrder
 from facescale.data.synthetic import Synthetic
+from facescale.data.unreadable import UnreadableRecord
 from shared_data import shared_data
 
 
@@ -183,11 +184,17 @@ PIXELS = np.zeros((112, 112, 3), np.uint8)
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        (Sample(PIXELS, 17), "here record 42: label 17 but num_classes is 12; correct"),
+        (
+            Sample(PIXELS, 17),
+            "here record 42: label 17 but num_classes is 12: one is wrong",
+        ),
         (Sample(PIXELS, 12), "here record 42: label 12 but num_classes is 12"),
         (Sample(PIXELS, -1), "here record 42: label -1 but num_classes is 12"),
         (Sample(PIXELS, 10**30), "here record 42: label 10{30} but num_classes is 12"),
-        (Sample(b"hello", 3), "here record 42: not a readable image: .*; replace or remove it"),
+        (
+            Sample(b"hello", 3),
+            "here record 42: not a readable image: .*; copy it again",
+        ),
     ],
 )
 def test_a_bad_sample_is_named_when_its_batch_comes(sample: Sample, message: str) -> None:
@@ -206,8 +213,93 @@ def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
     (tmp_path / "bob" / "1.png").write_bytes(b"")
     faces = open_dataset(tmp_path)
     (tmp_path / "bob" / "1.png").unlink()
-    with Loader(faces, 1, seed=0) as loader, pytest.raises(FileNotFoundError, match=r"bob/1\.png"):
+    with (
+        Loader(faces, 1, seed=0) as loader,
+        pytest.raises(UnreadableRecord, match=r"bob/1\.png: No such file or directory; copy"),
+    ):
         next(loader)
+
+
+class Damaged(Broken):
+    """Some of a hundred grey images cannot be read, each in its own way."""
+
+    def __init__(self, damage: dict[int, Exception | Sample]) -> None:
+        super().__init__(-1, Sample(PIXELS, 0))
+        self.damage = damage
+
+    def read(self, index: int) -> Sample:
+        fault = self.damage.get(index)
+        if isinstance(fault, Exception):
+            raise fault
+        return fault or super().read(index)
+
+
+DAMAGE: dict[int, Exception | Sample] = {
+    7: ValueError("zeros"),
+    8: OSError(5, "Input/output error"),
+    40: Sample(b"hello", 3),
+    60: Sample(PIXELS, 12),
+    99: UnreadableRecord("here record 99", "cut", 99),
+}
+TAKEN = {7: 9, 8: 9, 40: 41, 60: 61, 99: 0}
+
+
+@pytest.mark.parametrize(("num_threads", "world_size"), [(1, 1), (3, 2)])
+def test_unreadable_records_are_passed_over_for_the_next_and_counted(
+    num_threads: int, world_size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaders = [
+        Loader(
+            Damaged(DAMAGE),
+            10,
+            seed=0,
+            rank=rank,
+            world_size=world_size,
+            num_threads=num_threads,
+            on_error="skip",
+        )
+        for rank in range(world_size)
+    ]
+    ranks = [take(loader, 20) for loader in loaders]
+    indices = np.concatenate([part.indices for parts in zip(*ranks, strict=True) for part in parts])
+    order = EpochOrder(100, seed=0).indices(np.arange(200)).tolist()
+    assert indices.tolist() == [TAKEN.get(index, index) for index in order]
+    for batch in (part for parts in ranks for part in parts):
+        np.testing.assert_array_equal(batch.images[:, 0, 0, 0], batch.indices)
+        np.testing.assert_array_equal(batch.labels, batch.indices % 12)
+    assert set().union(*(loader.skipped for loader in loaders)) == set(DAMAGE)
+    assert "passed over here record 8: Input/output error" in caplog.text
+
+
+def test_the_first_unreadable_records_are_logged_and_too_many_end_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    everything: dict[int, Exception | Sample] = {n: ValueError("zeros") for n in range(1, 100)}
+    with Loader(Damaged(everything), 10, seed=0, on_error="skip") as loader:
+        for _ in range(10):
+            assert set(next(loader).indices.tolist()) == {0}
+    assert loader.skipped == set(range(1, 100))
+    assert caplog.text.count("passed over") == 10
+    assert "more unreadable records are counted" in caplog.text
+    everything[0] = ValueError("zeros")
+    monkeypatch.setattr(Damaged, "__len__", lambda self: 200)
+    everything |= {n: ValueError("zeros") for n in range(100, 200)}
+    with (
+        Loader(Damaged(everything), 10, seed=0, on_error="skip") as loader,
+        pytest.raises(UnreadableRecord, match=r"zeros \(record 101 that is unreadable: too many"),
+    ):
+        next(loader)
+
+
+def test_a_run_stops_at_an_unreadable_record_unless_told_otherwise() -> None:
+    with Loader(Damaged(DAMAGE), 100, seed=0) as loader:
+        with pytest.raises(UnreadableRecord) as caught:
+            next(loader)
+        assert caught.value.index in DAMAGE
+        assert caught.value.where == f"here record {caught.value.index}"
+    wrong: Any = "ignore"
+    with pytest.raises(ValueError, match="on_error must be stop or skip, got 'ignore'"):
+        Loader(Damaged(DAMAGE), 10, seed=0, on_error=wrong)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])

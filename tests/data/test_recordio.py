@@ -1,5 +1,6 @@
 import io
 import multiprocessing
+import os
 import shutil
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,9 @@ from facescale.data import recordfile, recordio
 from facescale.data.dataset import open_dataset
 from facescale.data.images import decode
 from facescale.data.recordfile import RecordFile, read_index, write_record
-from facescale.data.recordio import RecordIO, write_recordio
+from facescale.data.recordio import RecordIO
+from facescale.data.unreadable import UnreadableRecord
+from facescale.datasets.recordio import write_recordio
 from records import file_of, im2rec_layout
 from shared_data import shared_data
 
@@ -196,7 +199,7 @@ def test_a_damaged_record_is_named(small: Path) -> None:
     faces = RecordIO(small)
     offset = int(read_index(small / "train.idx")[1][3])
     damage(faces.path, offset, b"oops")
-    message = f"train.rec record 3: no record begins at byte {offset}; delete train.idx"
+    message = f"train.rec record 3: no record begins at byte {offset}; copy it again or"
     with pytest.raises(ValueError, match=message):
         faces.read(2)
     damage(faces.path, offset, MAGIC + struct.pack("<I", 2 << 29 | 31))  # a middle without a first
@@ -206,7 +209,7 @@ def test_a_damaged_record_is_named(small: Path) -> None:
     with pytest.raises(ValueError, match="record 3: the file ends inside the record at byte"):
         faces.read(2)
     damage(faces.path, offset, MAGIC + struct.pack("<I", 20))
-    with pytest.raises(ValueError, match="record 3: unpack_from requires a buffer of at least 24"):
+    with pytest.raises(ValueError, match="record 3: a record of 20 bytes is too short"):
         faces.read(2)
     assert faces.read(3) == (file_of("3"), 2)
 
@@ -217,7 +220,7 @@ def test_a_truncated_file_is_refused_with_and_without_index(small: Path) -> None
     with pytest.raises(ValueError, match=r"rec record 8: the file ends inside .* copy the set"):
         RecordIO(small)
     (small / "train.idx").unlink()
-    with pytest.raises(ValueError, match=r"train\.rec: the file ends inside .*; copy it again"):
+    with pytest.raises(ValueError, match=r"train\.rec: the file ends inside .*: copy both again"):
         RecordIO(small)
     rec.write_bytes(b"")
     with pytest.raises(ValueError, match=r"train\.rec is empty"):
@@ -242,7 +245,129 @@ def test_a_wrong_index_is_refused(small: Path, text: str, message: str) -> None:
         RecordIO(small)
 
 
-@pytest.mark.parametrize("text", ["", "0,112,112", "many,112,112"])
+def test_a_file_that_shrinks_while_it_is_read_is_an_error_and_not_a_bus_error(small: Path) -> None:
+    faces = RecordIO(small)
+    os.truncate(faces.path, 100)
+    with pytest.raises(UnreadableRecord, match=r"the file has 100 bytes and had .* when"):
+        faces.read(4)
+    os.truncate(faces.path, 0)
+    with pytest.raises(UnreadableRecord, match="the file has 0 bytes"):
+        faces.read(0)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_stays_what_it_was(small: Path) -> None:
+    faces = RecordIO(small)
+    truth = [faces.read(index) for index in range(5)]
+    (small / "other").write_bytes(b"other")
+    (small / "other").replace(faces.path)
+    assert [faces.read(index) for index in range(5)] == truth
+
+
+def test_an_error_of_the_disk_is_an_unreadable_record(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces = RecordIO(small)
+
+    def refuse(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", refuse)
+    with pytest.raises(UnreadableRecord, match="record 3: Input/output error; copy it") as caught:
+        faces.read(2)
+    assert caught.value.index == 2
+
+
+@pytest.mark.parametrize("damaged", [(0,), (5,), (8,), (6,), (1, 2), (0, 8), (5, 6, 7)])
+def test_zeros_cost_the_records_they_cover_and_no_other(
+    small: Path, damaged: tuple[int, ...]
+) -> None:
+    offsets = [*read_index(small / "train.idx")[1].tolist(), (small / "train.rec").stat().st_size]
+    truth = [RecordIO(small).read(index) for index in range(5)]
+    for record in damaged:
+        damage(small / "train.rec", offsets[record], bytes(offsets[record + 1] - offsets[record]))
+    faces = RecordIO(small)
+    assert (len(faces), faces.num_classes) == (5, 3)
+    for index in range(5):
+        if index + 1 in damaged:
+            with pytest.raises(UnreadableRecord, match=f"record {index + 1}: no record begins"):
+                faces.read(index)
+        else:
+            assert faces.read(index) == truth[index]
+
+
+def test_an_index_without_record_0_is_named_with_the_remedy(small: Path) -> None:
+    lines = (small / "train.idx").read_text().splitlines(keepends=True)
+    (small / "train.idx").write_text("".join(lines[1:]))
+    with pytest.raises(ValueError, match=r"train\.idx: record 0 is missing, .*; delete train\.idx"):
+        RecordIO(small)
+    (small / "train.idx").unlink()
+    assert len(RecordIO(small)) == 5
+
+
+def test_labels_with_large_gaps_are_refused_unless_property_says_so(tmp_path: Path) -> None:
+    im2rec_layout(tmp_path, [3, 9_000_000])
+    with pytest.raises(ValueError, match="2 people have images, but the labels go up to 9000000"):
+        RecordIO(tmp_path)
+    (tmp_path / "property").write_text("9000001,112,112")
+    assert RecordIO(tmp_path).num_classes == 9_000_001
+    (tmp_path / "property").unlink()
+    im2rec_layout(tmp_path, [0, 2, float("nan"), float("inf"), -1])
+    assert str(RecordIO(tmp_path).found()) == "5 images of 3 people, 1 of them without images"
+
+
+def test_what_was_found_counts_empty_classes_and_tells_orders_apart(
+    small: Path, tmp_path: Path
+) -> None:
+    found = RecordIO(small).found()
+    assert str(found) == "5 images of 3 people, 1 of them without images"
+    (small / "property").write_text("7,112,112")
+    assert RecordIO(small).found().num_empty == 5
+    others = {found.people, RecordIO(small).found().people}
+    for number, labels in enumerate(((0, 0, 0, 2, 2), (0, 1, 1, 2, 2), (0, 1, 2, 2, 2))):
+        folder = tmp_path / str(number)
+        write_recordio(folder, [(file_of("x"), label) for label in labels], 3)
+        others.add(RecordIO(folder).found().people)
+    assert len(others) == 5
+    images = [(file_of("y"), label) for label in (0, 0, 2, 2, 2)]
+    write_recordio(tmp_path / "same", images, 3)
+    assert RecordIO(tmp_path / "same").found() == found  # other images of the same people
+    im2rec_layout(small, [0, 0, 2])
+    (small / "property").write_text("3,112,112")
+    assert RecordIO(small).found().num_empty is None  # nobody has counted
+    assert RecordIO(small).found().people not in others
+    real = RecordIO(shared_data("cfp324")).found()
+    assert str(real) == "4,536 images of 324 people"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (MAGIC + struct.pack("<I", 2**29 - 1) + bytes(2**16), "the file ends inside"),
+        (
+            MAGIC + struct.pack("<I", 1 << 29) + (MAGIC + struct.pack("<I", 2 << 29)) * 2**17,
+            "has more than 65536 parts",
+        ),
+    ],
+)
+def test_a_record_that_asks_for_too_much_is_refused(
+    tmp_path: Path, content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "any.rec").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        RecordFile(tmp_path / "any.rec").read(0)
+    monkeypatch.setattr(recordfile, "MAX_PAYLOAD", 1000)
+    with (tmp_path / "any.rec").open("wb") as file:
+        write_record(file, bytes(1001))
+    with pytest.raises(ValueError, match="the record at byte 0 has more than 1000 bytes"):
+        RecordFile(tmp_path / "any.rec").read(0)
+
+
+def test_a_property_may_begin_with_a_byte_order_mark(small: Path) -> None:
+    (small / "property").write_bytes(b"\xef\xbb\xbf3,112,112\r\n")
+    assert RecordIO(small).num_classes == 3
+
+
+@pytest.mark.parametrize("text", ["", "0,112,112", "many,112,112", "\u0663,1,1"])
 def test_a_wrong_property_file_is_refused(small: Path, text: str) -> None:
     (small / "property").write_text(text)
     with pytest.raises(ValueError, match=r"property begins with '.*', not with the number of"):
@@ -252,6 +377,9 @@ def test_a_wrong_property_file_is_refused(small: Path, text: str) -> None:
 def test_more_classes_than_float32_can_tell_apart_are_refused(small: Path) -> None:
     (small / "property").write_text(f"{2**24},112,112")
     assert RecordIO(small).num_classes == 2**24
+    (small / "property").write_text("9" * 5000)
+    with pytest.raises(ValueError, match="9 classes, but the float32 labels of RecordIO"):
+        RecordIO(small)
     (small / "property").write_text(f"{2**24 + 1},112,112")
     with pytest.raises(ValueError, match="16777217 classes, but the float32 labels of RecordIO"):
         RecordIO(small)

@@ -7,15 +7,21 @@ from typing import Protocol
 
 from facescale.data.att import AttFaces
 from facescale.data.folder import ImageFolder
+from facescale.data.found import Found, found_in
 from facescale.data.images import Sample
+from facescale.data.outer import find_records
 from facescale.data.recordio import RecordIO
 from facescale.data.synthetic import Synthetic
 
-__all__ = ["Dataset", "Format", "Sample", "open_dataset", "register"]
+__all__ = ["Dataset", "Format", "Found", "Sample", "found_in", "open_dataset", "register"]
 
 
 class Dataset(Protocol):
-    """Images of people by number. Reading is safe from several threads and after a fork."""
+    """Images of people by number. Reading is safe from several threads and after a fork.
+
+    A data set may also have a method `found() -> Found`, which says who is in it; `found_in`
+    answers for all.
+    """
 
     @property
     def num_classes(self) -> int:
@@ -25,7 +31,12 @@ class Dataset(Protocol):
         """Number of images."""
 
     def read(self, index: int) -> Sample:
-        """Image `index` in [0, len) and its label, not decoded; ValueError names what is broken."""
+        """Image `index` in [0, len) and its label, not decoded.
+
+        Raises:
+            ValueError: The record is damaged: best an `UnreadableRecord`.
+            OSError: The system cannot read it.
+        """
 
     def describe(self, index: int) -> str:
         """Where image `index` comes from, for messages: `train.rec record 17`."""
@@ -53,9 +64,10 @@ def register(format: Format) -> Format:
     return format
 
 
-def _records(source: str) -> list[Path]:
-    path = Path(source)
-    return [path] if path.suffix == ".rec" else [path / "train.rec"]
+def _open_records(source: str) -> Dataset:
+    records = find_records(Path(source))
+    assert records is not None  # the format has claimed it
+    return RecordIO(records)
 
 
 register(Format("'att'", lambda source: source == "att", lambda source: AttFaces()))
@@ -69,8 +81,8 @@ register(
 register(
     Format(
         "a folder with train.rec or a .rec file",
-        lambda source: any(path.exists() for path in _records(source)),
-        lambda source: RecordIO(Path(source)),
+        lambda source: find_records(Path(source)) is not None,
+        _open_records,
     )
 )
 

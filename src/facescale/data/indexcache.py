@@ -1,9 +1,9 @@
 """The index of a record file in binary: mapped into memory, where the text would be parsed again.
 
 `train.idx.cache` lies beside `train.idx`, or in the user's cache folder where that cannot be
-written. It belongs to one state of both files, by their sizes and times and a sample of the text;
-any other is as good as none. It appears whole or not at all, so any number of ranks may open a set
-at once; all then share its pages.
+written. It is used only while both files have the sizes, times and sample of the text that it was
+made from. It is written whole or not at all, so any number of ranks may open a set at once; all
+then share its pages.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ class IndexCache:
         self._state = _state(index_path, records_path)
 
     def load(self) -> Index | None:
-        """What was kept, mapped into memory; None if nothing was, or it is stale or damaged."""
+        """The kept index, mapped into memory; None if there is none, or it is stale or damaged."""
         for path in self._paths:
             try:
                 with path.open("rb") as file:
@@ -69,7 +69,7 @@ class IndexCache:
             index = _parse(kept, self._state)
             if index is not None:
                 return index
-            _log.info("%s is not of these files: it will be made anew", path)
+            _log.info("%s does not belong to these files: it will be made anew", path)
         return None
 
     def keep(self, index: Index) -> None:
@@ -98,6 +98,8 @@ def _parse(kept: mmap.mmap, state: bytes) -> Index | None:
     if len(kept) < _START or kept[: len(_FORMAT + state)] != _FORMAT + state:
         return None
     count, last, num_classes, listed = _SIZES.unpack(sizes)
+    if not (0 <= last < count and num_classes >= 0 and listed in (0, 1)):
+        return None
     if len(kept) != _START + 8 * count * (1 + listed):
         return None
     starts = range(_START, len(kept), 8 * count)
@@ -128,14 +130,20 @@ def _state(index_path: Path, records_path: Path) -> bytes:
     text = b""
     if known[0] > 0:
         with index_path.open("rb") as file:
-            text = _sample(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            text = b"".join(
+                os.pread(file.fileno(), _BLOCK_SIZE, start) for start in _starts(known[0])
+            )
     return _digest(struct.pack("<4q", *known) + text)
 
 
-def _sample(data: mmap.mmap | memoryview) -> bytes:
-    """Blocks spread evenly over `data`, the first and the last among them."""
-    starts = np.linspace(0, max(0, len(data) - _BLOCK_SIZE), _BLOCKS).astype(np.int64).tolist()
-    return b"".join(bytes(data[start : start + _BLOCK_SIZE]) for start in starts)
+def _sample(data: memoryview) -> bytes:
+    return b"".join(bytes(data[start : start + _BLOCK_SIZE]) for start in _starts(len(data)))
+
+
+def _starts(size: int) -> list[int]:
+    """Where blocks begin that are spread evenly, the first and the last of `size` among them."""
+    starts: list[int] = np.linspace(0, max(0, size - _BLOCK_SIZE), _BLOCKS).astype(int).tolist()
+    return starts
 
 
 def _digest(data: bytes) -> bytes:

@@ -1,11 +1,12 @@
 """Batches in the order of the stream, decoded ahead by threads, cut into slices for the ranks."""
 
+import logging
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -15,10 +16,14 @@ from torch import Tensor
 from facescale.data.dataset import Dataset
 from facescale.data.images import IMAGE_SIZE, Pixels, decode_into_
 from facescale.data.order import EpochOrder
+from facescale.data.unreadable import UnreadableRecord
 
 ORDER_AHEAD = 2048
-"""Samples whose order is worked out at once: for a batch alone it takes ten times as long, and
-while it does no thread can begin an image."""
+"""Samples whose order is computed at once: batch by batch it takes ten times as long, and
+meanwhile no thread can begin an image."""
+
+_LOGGED = 10  # unreadable records
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +35,8 @@ class Batch:
         labels: (b,) int64.
         position: Where the global batch begins in the stream of samples.
         offset: Where the slice begins in the global batch.
-        indices: The images' numbers in the data set; (b,) int64.
+        indices: The images' numbers in the data set; (b,) int64. In place of an unreadable record
+            stands the one that was taken for it, once the batch has been returned.
     """
 
     images: Tensor
@@ -43,13 +49,14 @@ class Batch:
 class Loader:
     """An endless iterator of batches; the batch at position p holds samples p to p + batch_size.
 
-    The samples of a position depend on the seed alone: not on the number of ranks, of threads,
-    or on where the run began. Simplejpeg decodes without Python's lock, so threads are enough.
-    `close`, or the end of a `with` block, ends the threads.
+    The samples of a position depend on the seed and the data alone: not on the number of ranks, of
+    threads, or on where the run began. Simplejpeg decodes without Python's lock, so threads are
+    enough. `close`, or the end of a `with` block, ends the threads.
 
     Attributes:
         position: Of the batch that comes next; a new loader goes on from it.
         wait_s: Seconds that the caller has waited for batches, since the start.
+        skipped: Indices of the unreadable records that this rank has passed over.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class Loader:
         num_threads: int = 2,
         prefetch: int = 2,
         pin_memory: bool = False,
+        on_error: Literal["stop", "skip"] = "stop",
     ) -> None:
         """Start to decode the first batches.
 
@@ -78,7 +86,12 @@ class Loader:
             num_threads: That decode.
             prefetch: Batches that are decoded ahead of the one asked for.
             pin_memory: Put batches where a CUDA device can fetch them while the CPU works on.
+            on_error: What to do about a record that cannot be read: raise `UnreadableRecord`, or
+                take the next readable one in the order of the data set. Beyond one image in a
+                hundred (and a hundred images) the error is raised all the same.
         """
+        if on_error not in ("stop", "skip"):
+            raise ValueError(f"on_error must be stop or skip, got {on_error!r}")
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("position", position, 0),
@@ -91,6 +104,8 @@ class Loader:
             raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
         self.position = position
         self.wait_s = 0.0
+        self.skipped: set[int] = set()
+        self._most_skipped = max(100, len(dataset) // 100) if on_error == "skip" else 0
         self._dataset = dataset
         self._order = EpochOrder(len(dataset), seed)
         self._batch_size = batch_size
@@ -108,7 +123,7 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        """The next batch; ValueError names the record that is damaged or has a wrong label."""
+        """The next batch; `UnreadableRecord` names a damaged record or one with a wrong label."""
         began = time.perf_counter()
         self._begin_batch()
         batch, parts = self._ahead.popleft()
@@ -153,18 +168,47 @@ class Loader:
     ) -> None:
         """Fill `pixels` (k, 112, 112, 3) and `labels` (k,) with the samples at `indices`."""
         for row, index in enumerate(indices.tolist()):
+            while True:
+                try:
+                    labels[row] = self._decode_one_(pixels[row], index)
+                    break
+                except UnreadableRecord as error:
+                    self._skip(error)
+                    index = (index + 1) % len(self._dataset)
+            indices[row] = index
+
+    def _decode_one_(self, pixels: Pixels, index: int) -> int:
+        """Fill `pixels` (112, 112, 3) with an image; returns its label."""
+        try:
             encoded, label = self._dataset.read(index)
-            if not 0 <= label < self._dataset.num_classes:
-                raise ValueError(
-                    f"{self._dataset.describe(index)}: label {label} but num_classes is "
-                    f"{self._dataset.num_classes}; correct the one or the other in the data set"
-                )
-            labels[row] = label
-            try:
-                decode_into_(pixels[row], encoded)
-            except ValueError as error:
-                where = self._dataset.describe(index)
-                raise ValueError(f"{where}: {error}; replace or remove it") from error
+            if 0 <= label < self._dataset.num_classes:
+                decode_into_(pixels, encoded)
+                return label
+        except UnreadableRecord:
+            raise
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UnreadableRecord(self._dataset.describe(index), reason, index) from error
+        except ValueError as error:
+            raise UnreadableRecord(self._dataset.describe(index), str(error), index) from error
+        reason = f"label {label} but num_classes is {self._dataset.num_classes}: one is wrong"
+        raise UnreadableRecord(self._dataset.describe(index), reason, index)
+
+    def _skip(self, error: UnreadableRecord) -> None:
+        """Pass over a record, or raise the error if that is not wanted, or too many are."""
+        if not self._most_skipped:
+            raise error
+        if error.index in self.skipped:
+            return
+        self.skipped.add(error.index)
+        count = len(self.skipped)
+        if count > self._most_skipped:
+            reason = f"{error.reason} (record {count} that is unreadable: too many to pass over)"
+            raise UnreadableRecord(error.where, reason, error.index) from error
+        if count <= _LOGGED:
+            _log.warning("passed over %s: %s", error.where, error.reason)
+            if count == _LOGGED:
+                _log.warning("more unreadable records are counted, and not logged")
 
     def close(self) -> None:
         """End the threads, and forget what was decoded ahead."""

@@ -4,10 +4,12 @@ A payload is one part, or several where the magic number occurs in it: there it 
 number left out, so that whoever looks for it finds only beginnings. Source: dmlc-core `recordio.h`.
 """
 
-import mmap
+import os
+import stat
 import struct
+import weakref
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,26 +23,69 @@ _PART = struct.Struct("<II")  # magic, kind << 29 | length; then the data, and z
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _MAX_LENGTH = 2**29 - 1
 _CHUNK = 2**24
+_MAGIC_BYTES = _MAGIC.to_bytes(4, "little")
+_WINDOW = 2**14  # bytes read at once, which hold most records of aligned faces
+_MAX_PARTS = 2**16
+
+MAX_PAYLOAD = 2**26
+"""Bytes of one record, which is an image; a damaged header may state any length."""
 
 Keys = Sequence[int] | NDArray[np.int64]
 """Numbers of records: a range where they just count, so that they take no memory."""
 
 
+class TruncatedError(ValueError):
+    """The file ends before a record does."""
+
+
 class RecordFile:
-    """A `.rec` file mapped into memory: any number of threads and forked processes may read it."""
+    """A `.rec` file: any number of threads and forked processes may read it at once.
+
+    It is read and not mapped: a mapped file that somebody cuts short ends the process (SIGBUS).
+    """
 
     def __init__(self, path: Path) -> None:
-        """Map `path`; ValueError if it is empty."""
-        self.size = path.stat().st_size
+        """Open `path`; ValueError if it is empty or no regular file."""
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path} is not a file")
+        self.size = status.st_size
         if self.size == 0:
             raise ValueError(f"{path} is empty; copy it again")
-        with path.open("rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def read(self, offset: int) -> bytes:
-        """The payload that begins at byte `offset`; ValueError if there is none, or it is cut."""
-        parts, _ = self._find_parts(offset)
-        return _MAGIC.to_bytes(4, "little").join([self._bytes[part] for part in parts])
+    def read(self, offset: int, limit: int = MAX_PAYLOAD) -> bytes:
+        """The first `limit` bytes of the payload that begins at byte `offset`.
+
+        Raises:
+            ValueError: There is none, or it is longer than `MAX_PAYLOAD`.
+            TruncatedError: The file ends inside it.
+            OSError: The system cannot read the file.
+        """
+        window = os.pread(self._descriptor, _WINDOW, offset) if 0 <= offset < self.size else b""
+        pieces, size = [], 0
+        for start, stop in self._parts(offset, window):
+            if (size := size + stop - start) > MAX_PAYLOAD:
+                raise ValueError(f"the record at byte {offset} has more than {MAX_PAYLOAD} bytes")
+            if stop - offset <= len(window):
+                pieces.append(window[start - offset : stop - offset])
+            else:
+                pieces.append(self.slice(start, stop))
+            if size >= limit:
+                break
+        return (_MAGIC_BYTES.join(pieces) if len(pieces) > 1 else pieces[0])[:limit]
+
+    def slice(self, start: int, stop: int) -> bytes:
+        """Bytes of the file; TruncatedError if it has become shorter since it was opened."""
+        data = os.pread(self._descriptor, stop - start, start)
+        if len(data) != stop - start:
+            size = os.fstat(self._descriptor).st_size
+            raise TruncatedError(
+                f"the file has {size} bytes and had {self.size} when it was opened"
+            )
+        return data
 
     def scan(self) -> NDArray[np.int64]:
         """Where every record begins, found by going from one to the next; (n,)."""
@@ -48,28 +93,35 @@ class RecordFile:
         offset = 0
         while offset < self.size:
             offsets.append(offset)
-            _, offset = self._find_parts(offset)
+            for _, stop in self._parts(offset, b""):
+                offset = _aligned(stop)
         return np.frombuffer(offsets, np.int64)
 
-    def _find_parts(self, offset: int) -> tuple[list[slice], int]:
-        """Where the parts of a record lie, and where the next record begins."""
-        parts = []
-        expected = (_WHOLE, _FIRST)
-        while True:
+    def _parts(self, offset: int, window: bytes) -> Iterator[tuple[int, int]]:
+        """Where the parts of a record begin and end; `window` is what lies at `offset`."""
+        first, expected = offset, (_WHOLE, _FIRST)
+        for _ in range(_MAX_PARTS):
             if not 0 <= offset <= self.size - _PART.size:
-                raise ValueError(f"byte {offset} is outside the file of {self.size} bytes")
-            magic, word = _PART.unpack_from(self._bytes, offset)
+                raise TruncatedError(f"byte {offset} is outside the file of {self.size} bytes")
+            if offset - first + _PART.size <= len(window):
+                magic, word = _PART.unpack_from(window, offset - first)
+            else:
+                magic, word = _PART.unpack(self.slice(offset, offset + _PART.size))
             kind, start = word >> 29, offset + _PART.size
             stop = start + (word & _MAX_LENGTH)
             if magic != _MAGIC or kind not in expected:
                 raise ValueError(f"no record begins at byte {offset}")
             if stop > self.size:
-                raise ValueError(f"the file ends inside the record at byte {offset}")
-            parts.append(slice(start, stop))
-            offset = start + (stop - start + 3) // 4 * 4
+                raise TruncatedError(f"the file ends inside the record at byte {offset}")
+            yield start, stop
             if kind in (_WHOLE, _LAST):
-                return parts, offset
-            expected = (_MIDDLE, _LAST)
+                return
+            offset, expected = _aligned(stop), (_MIDDLE, _LAST)
+        raise ValueError(f"the record at byte {first} has more than {_MAX_PARTS} parts")
+
+
+def _aligned(offset: int) -> int:
+    return (offset + 3) // 4 * 4
 
 
 def write_record(file: BinaryIO, payload: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Training sets in MXNet's RecordIO, read and written without MXNet.
+"""Training sets in MXNet's RecordIO, read without MXNet.
 
 A set is `train.rec` (the records), `train.idx` (lines "key, tab, byte offset") and `property`
 ("num_classes,height,width"). A record is a header, its labels, and an encoded image. In the layout
@@ -9,19 +9,29 @@ begin, which have no images either and follow the images. In that of `im2rec.py`
 import logging
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facescale.data.images import IMAGE_SIZE, Encoded, Sample, to_file
+from facescale.data.found import Found, digest
+from facescale.data.images import Sample
 from facescale.data.indexcache import Index, IndexCache
-from facescale.data.recordfile import Keys, RecordFile, read_index, write_index, write_record
+from facescale.data.recordfile import Keys, RecordFile, TruncatedError, read_index, write_index
+from facescale.data.unreadable import UnreadableRecord
 
-_HEADER = struct.Struct("<IfQQ")  # number of labels that follow, or 0: the next; key; unused
-_FLOAT = struct.Struct("<f")
-_MAX_CLASSES = 2**24  # labels are float32, which has not all whole numbers beyond
+HEADER = struct.Struct("<IfQQ")
+"""Number of labels that follow, or 0 where the next is the only one; label; key; unused."""
+LABEL = struct.Struct("<f")
+MAX_CLASSES = 2**24
+"""Labels are float32, which has not all whole numbers beyond."""
+
+_HEAD = 4096  # bytes that show whether a record has an image
+_MAX_DAMAGE = 10_000  # records in a row, between two that show where the images end
+_MAX_SPARSE = 10  # classes for each one that has images, where the labels alone tell the number
+_IDENTITY = np.dtype(
+    [("magic", "<u4"), ("size", "<u4"), ("count", "<u4"), ("rest", "V20"), ("range", "<f4", 2)]
+)
 _REBUILD = "delete {} to have it rebuilt, or copy the set again"
 
 _log = logging.getLogger(__name__)
@@ -29,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 class RecordIO:
     """A training set in RecordIO, of either layout.
+
+    Damaged records cost no others: such a set opens, and reading one raises `UnreadableRecord`.
 
     Attributes:
         path: The `.rec` file.
@@ -40,7 +52,9 @@ class RecordIO:
 
         Raises:
             FileNotFoundError: There is no `.rec` file.
-            ValueError: A file is damaged, or they do not belong together.
+            ValueError: It is cut short, the index is wrong, or they do not belong together; or
+                nothing but the labels states the number of classes, and ten times as many
+                classes as people have images.
         """
         path = Path(path)
         self.path = path / "train.rec" if path.is_dir() else path
@@ -48,45 +62,87 @@ class RecordIO:
         self._file = RecordFile(self.path)
         index = self._open_index()
         self._keys, self._offsets = index.keys, index.offsets
-        self._read_record(index.last)  # a copy that broke off lacks the end
+        self._check_end(index.last)
         first, stop = self._find_images()
-        num_identities = len(self._keys) - stop
+        self._identities = self._offsets[stop:]
         self._keys, self._offsets = self._keys[first:stop], self._offsets[first:stop]
         if not len(self):
             raise ValueError(f"{self.path} has no images")
+        self._num_empty: int | None = None
         self.num_classes = (
-            self._read_property() or num_identities or index.num_classes or self._count(index)
+            self._read_property()
+            or len(self._identities)
+            or index.num_classes
+            or self._count(index)
         )
-        if self.num_classes > _MAX_CLASSES:
+        if self.num_classes > MAX_CLASSES:
             raise ValueError(
                 f"{self.path}: {self.num_classes} classes, but the float32 labels of RecordIO "
-                f"tell only {_MAX_CLASSES} apart; use a folder of images per person"
+                f"tell only {MAX_CLASSES} apart; use a folder of images per person"
             )
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def read(self, index: int) -> Sample:
-        """The image file of sample `index` and its label, the first one where there are several."""
+        """The image file of sample `index` and its label, the first one where there are several.
+
+        Raises:
+            UnreadableRecord: It is damaged, or the file cannot be read.
+        """
         label, image = self._read_record(index)
         if not label.is_integer():
-            raise ValueError(f"{self.describe(index)}: label {label} is not a whole number")
+            reason = f"label {label} is not a whole number"
+            raise UnreadableRecord(self.describe(index), reason, index)
         return Sample(image, int(label))
 
     def describe(self, index: int) -> str:
         """`train.rec record 17`, with the folder; the number is the key in the `.idx`."""
         return f"{self.path} record {self._keys[index]}"
 
+    def found(self) -> Found:
+        """The people by the number of images that the identity records give each one.
+
+        Without such records the digest is of where the images lie.
+        """
+        counts = self._images_per_class()
+        if counts is None:
+            people = digest([b"%d" % self.num_classes, np.ascontiguousarray(self._offsets)])
+            return Found(len(self), self.num_classes, self._num_empty, people)
+        num_empty = max(0, self.num_classes - int(np.count_nonzero(counts)))
+        people = digest([b"%d" % self.num_classes, counts])
+        return Found(len(self), self.num_classes, num_empty, people)
+
+    def _images_per_class(self) -> NDArray[np.int64] | None:
+        """By the identity records; None without any, or where float32 cannot state their ranges."""
+        begins, size = self._identities, _IDENTITY.itemsize
+        if not len(begins) or self._keys[-1] >= 2**24 or (np.diff(begins) != size).any():
+            return None
+        try:
+            block = self._file.slice(int(begins[0]), int(begins[-1]) + size)
+        except (ValueError, OSError):
+            return None
+        rows = np.frombuffer(block, _IDENTITY)
+        counts: NDArray[np.float32] = rows["range"][:, 1] - rows["range"][:, 0]
+        is_plausible = (rows["magic"] == rows["magic"][0]) & (rows["count"] == 2) & (counts >= 0)
+        return counts.astype(np.int64) if is_plausible.all() and counts.max() < 2**24 else None
+
     def _read_record(self, index: int) -> tuple[float, bytes]:
         try:
-            payload = self._file.read(int(self._offsets[index]))
-            num_labels, label, _, _ = _HEADER.unpack_from(payload)
-            if num_labels:
-                (label,) = _FLOAT.unpack_from(payload, _HEADER.size)
-        except (ValueError, struct.error) as error:
-            remedy = _REBUILD.format(self._index_path.name)
-            raise ValueError(f"{self.describe(index)}: {error}; {remedy}") from error
-        return label, payload[_HEADER.size + _FLOAT.size * num_labels :]
+            return _split(self._file.read(int(self._offsets[index])))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UnreadableRecord(self.describe(index), reason, index) from error
+        except ValueError as error:
+            raise UnreadableRecord(self.describe(index), str(error), index) from error
+
+    def _look(self, index: int) -> tuple[float, bool] | None:
+        """The label of a record and whether it has an image; None if it is damaged."""
+        try:
+            label, image = _split(self._file.read(int(self._offsets[index]), _HEAD))
+        except (ValueError, OSError):
+            return None
+        return label, bool(image)
 
     def _open_index(self) -> Index:
         """Where all records begin: as it was kept, else from the text, else by a scan."""
@@ -122,38 +178,85 @@ class RecordIO:
         try:
             offsets = self._file.scan()
         except ValueError as error:
-            raise ValueError(f"{self.path}: {error}; copy it again") from error
+            raise ValueError(
+                f"{self.path}: {error}; without {self._index_path.name} nothing behind a damaged "
+                "record is found: copy both again"
+            ) from error
         try:
             write_index(self._index_path, offsets)
         except OSError as error:
             _log.info("it cannot be saved, so every start will need it: %s", error)
         return range(len(offsets)), offsets
 
+    def _check_end(self, last: int) -> None:
+        """A copy that broke off lacks the end; a damaged end is that record's matter alone."""
+        try:
+            self._file.read(int(self._offsets[last]))
+        except TruncatedError as error:
+            raise ValueError(f"{self.describe(last)}: {error}; copy the set again") from error
+        except (ValueError, OSError) as error:
+            _log.warning("%s: %s", self.describe(last), error)
+
     def _find_images(self) -> tuple[int, int]:
         """Where the records that are images begin and end."""
         count = len(self._keys)
-        stated, image = self._read_record(0)
-        if image:
+        head, tail = self._look(0), self._look(count - 1)
+        if head is not None and head[1]:
+            if tail is not None and not tail[1]:
+                raise ValueError(
+                    f"{self._index_path}: record 0 is missing, which says where the images end; "
+                    + _REBUILD.format(self._index_path.name)
+                )
+            return 0, count
+        if head is None and tail is not None and tail[1]:  # in the layout of im2rec.py
             return 0, count
         # What record 0 states is a float32, inexact beyond 2**24: look for the place itself.
-        stop = bisect_left(
-            range(count), True, 1, key=lambda record: not self._read_record(record)[1]
+        stop = bisect_left(range(count), True, 1, key=self._is_behind_the_images)
+        return 1, stop if head is None else self._check_stop(stop, head[0])
+
+    def _is_behind_the_images(self, record: int) -> bool:
+        """Whether this record, or the next one that can be read, has no image."""
+        count = len(self._keys)
+        for place in range(record, min(record + _MAX_DAMAGE, count)):
+            if (seen := self._look(place)) is not None:
+                return not seen[1]
+        if record + _MAX_DAMAGE >= count:
+            return True
+        raise ValueError(
+            f"{self.describe(record)} and {_MAX_DAMAGE} records behind it are damaged, or "
+            f"{self._index_path.name} is of another file; copy both again"
         )
-        key = self._keys[stop] if stop < count else self._keys[-1] + 1
-        if np.float32(key) != stated:
-            raise ValueError(
-                f"{self._index_path}: record 0 says that the images end before record "
-                f"{stated:.0f}, but here they end before {key}; "
-                + _REBUILD.format(self._index_path.name)
-            )
-        return 1, stop
+
+    def _check_stop(self, stop: int, stated: float) -> int:
+        """Where the images end, if what record 0 states agrees, or only damage lies between."""
+
+        def key_of(place: int) -> int:
+            return int(self._keys[place]) if place < len(self._keys) else int(self._keys[-1]) + 1
+
+        if np.float32(key_of(stop)) == stated:
+            return stop
+        place = bisect_left(self._keys, stated) if np.isfinite(stated) else 0
+        between = range(min(stop, place), max(stop, place))
+        if (
+            len(between) <= _MAX_DAMAGE
+            and key_of(place) == stated
+            and all(self._look(record) is None for record in between)
+        ):
+            return place
+        raise ValueError(
+            f"{self._index_path}: record 0 says that the images end before record "
+            f"{stated:.0f}, but here they end before {key_of(stop)}; "
+            + _REBUILD.format(self._index_path.name)
+        )
 
     def _read_property(self) -> int | None:
         path = self.path.with_name("property")
         if not path.exists():
             return None
-        first = path.read_text(errors="replace").split(",")[0].strip()
-        if not first.isdecimal() or int(first) == 0:
+        with path.open("rb") as file:
+            text = file.read(1000).decode("utf-8-sig", errors="replace")  # some begin with a BOM
+        first = text.split(",")[0].strip()[:20]
+        if not (first.isascii() and first.isdecimal()) or int(first) == 0:
             raise ValueError(
                 f"{path} begins with {first!r}, not with the number of classes as in "
                 "'324,112,112'; correct it, or delete it to have them counted"
@@ -163,56 +266,30 @@ class RecordIO:
     def _count(self, index: Index) -> int:
         """The classes, by the labels of all images; kept with the index."""
         _log.info("%s has no property file: reading the labels", self.path)
-        num_classes = 1 + max(self.read(number).label for number in range(len(self)))
+        seen = (self._look(record) for record in range(len(self)))
+        every = np.fromiter((np.nan if one is None else one[0] for one in seen), np.float64)
+        labels = np.unique(every[(every >= 0) & np.isfinite(every) & (every == np.floor(every))])
+        if not len(labels):
+            raise ValueError(f"{self.path}: no record has a label; copy the set again")
+        num_classes = 1 + int(labels[-1])
+        if num_classes > max(1000, _MAX_SPARSE * len(labels)):
+            raise ValueError(
+                f"{self.path}: {len(labels)} people have images, but the labels go up to "
+                f"{num_classes - 1}; number them anew from 0, or write '{num_classes},112,112' "
+                f"to {self.path.with_name('property')} if so many classes are meant"
+            )
+        self._num_empty = num_classes - len(labels)
         IndexCache(self._index_path, self.path).keep(index._replace(num_classes=num_classes))
         return num_classes
 
 
-def write_recordio(
-    folder: str | Path, samples: Iterable[tuple[Encoded, int]], num_classes: int
-) -> None:
-    """Write `train.rec`, `train.idx` and `property` in the layout of InsightFace.
-
-    Args:
-        folder: Where; made if need be.
-        samples: Images and labels, sorted by label. Pixels are stored as PNG.
-        num_classes: How many people; every label is below.
-
-    Raises:
-        ValueError: A label is not, or is smaller than the one before, or there are more classes
-            than float32 labels can tell apart.
-    """
-    if not 1 <= num_classes <= _MAX_CLASSES:
-        raise ValueError(f"num_classes must be 1 to {_MAX_CLASSES}, got {num_classes}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    images_per_class = np.zeros(num_classes, np.int64)
-    offsets = [0]
-    last_label = 0
-    with (folder / "train.rec").open("wb") as file:
-        write_record(file, _pack_range(0, 0, 0))  # room for the real one, of the same length
-        for key, (encoded, label) in enumerate(samples, 1):
-            if not last_label <= label < num_classes:
-                raise ValueError(
-                    f"sample {key - 1}: label {label} after {last_label} with num_classes "
-                    f"{num_classes}; sort the samples by label, and count the classes again"
-                )
-            offsets.append(file.tell())
-            write_record(file, _HEADER.pack(0, label, key, 0) + to_file(encoded))
-            images_per_class[label] += 1
-            last_label = label
-        stops = 1 + images_per_class.cumsum()
-        first_identity = len(offsets)
-        for label, stop in enumerate(stops.tolist()):
-            offsets.append(file.tell())
-            start = stop - images_per_class[label]
-            write_record(file, _pack_range(first_identity + label, start, stop))
-        file.seek(0)
-        write_record(file, _pack_range(0, first_identity, len(offsets)))
-    write_index(folder / "train.idx", offsets)
-    (folder / "property").write_text(f"{num_classes},{IMAGE_SIZE},{IMAGE_SIZE}\n")
-
-
-def _pack_range(key: int, start: int, stop: int) -> bytes:
-    """A record without image whose labels are the range of records [start, stop)."""
-    return _HEADER.pack(2, 0.0, key, 0) + _FLOAT.pack(start) + _FLOAT.pack(stop)
+def _split(payload: bytes) -> tuple[float, bytes]:
+    """The first label of a record, and its image."""
+    if len(payload) < HEADER.size:
+        raise ValueError(f"a record of {len(payload)} bytes is too short for its header")
+    num_labels, label, _, _ = HEADER.unpack_from(payload)
+    if num_labels:
+        if len(payload) < HEADER.size + LABEL.size:
+            raise ValueError("a record is too short for its labels")
+        (label,) = LABEL.unpack_from(payload, HEADER.size)
+    return label, payload[HEADER.size + LABEL.size * num_labels :]

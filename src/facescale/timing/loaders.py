@@ -18,8 +18,8 @@ from facescale.acceleration.pixels import normalise
 from facescale.data.dataset import Dataset, open_dataset
 from facescale.data.images import IMAGE_SIZE, Pixels, decode
 from facescale.data.loader import Loader
-from facescale.data.recordio import write_recordio
 from facescale.data.transforms import Augment
+from facescale.datasets.recordio import write_recordio
 from facescale.timing.interleave import Case, Contender, Prepare
 
 BATCHES = 32  # per step, so that the prefetched batches discarded at its end are a small part

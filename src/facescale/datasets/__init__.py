@@ -1,0 +1,1 @@
+"""Making data sets: what is written here, `facescale.data` reads."""
