@@ -241,7 +241,7 @@ def test_a_truncated_file_is_refused_with_and_without_index(small: Path) -> None
 )
 def test_a_wrong_index_is_refused(small: Path, text: str, message: str) -> None:
     (small / "train.idx").write_text(text)
-    with pytest.raises(ValueError, match=f"train.idx: .*({message}).*; delete train.idx to have"):
+    with pytest.raises(ValueError, match=f"train.idx: .*({message}).*; move train.idx aside to have"):
         RecordIO(small)
 
 
@@ -298,7 +298,7 @@ def test_zeros_cost_the_records_they_cover_and_no_other(
 def test_an_index_without_record_0_is_named_with_the_remedy(small: Path) -> None:
     lines = (small / "train.idx").read_text().splitlines(keepends=True)
     (small / "train.idx").write_text("".join(lines[1:]))
-    with pytest.raises(ValueError, match=r"train\.idx: record 0 is missing, .*; delete train\.idx"):
+    with pytest.raises(ValueError, match=r"train\.idx: record 0 is missing, .*; move train"):
         RecordIO(small)
     (small / "train.idx").unlink()
     assert len(RecordIO(small)) == 5
@@ -355,10 +355,10 @@ def test_a_record_that_asks_for_too_much_is_refused(
     (tmp_path / "any.rec").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         RecordFile(tmp_path / "any.rec").read(0)
-    monkeypatch.setattr(recordfile, "MAX_PAYLOAD", 1000)
+    monkeypatch.setattr(recordfile, "MAX_PAYLOAD", 10_000)
     with (tmp_path / "any.rec").open("wb") as file:
-        write_record(file, bytes(1001))
-    with pytest.raises(ValueError, match="the record at byte 0 has more than 1000 bytes"):
+        write_record(file, bytes(10_001))
+    with pytest.raises(ValueError, match="the record at byte 0 has more than 10000 bytes"):
         RecordFile(tmp_path / "any.rec").read(0)
 
 

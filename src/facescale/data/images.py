@@ -19,6 +19,7 @@ MAX_PIXELS = 2**25
 
 _MAX_PIXEL_SCANS = 2**30
 _JPEG_SCAN = b"\xff\xda"  # cannot occur in the compressed data
+_JPEG_TABLE = b"\xff\xdb"  # EXIF comes before the first one
 _EXIF, _MAX_HEADERS = b"Exif\0\0", 2**16
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
 
@@ -133,7 +134,7 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 def _orientation(jpeg: bytes) -> int:
     """How a camera was held, 1 to 8 as in EXIF; a hundred times faster than to ask Pillow."""
-    start = jpeg.find(_EXIF, 0, _MAX_HEADERS)
+    start = jpeg.find(_EXIF, 0, jpeg.find(_JPEG_TABLE, 0, _MAX_HEADERS))
     if start < 0:
         return 1
     exif = Image.Exif()

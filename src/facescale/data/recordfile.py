@@ -24,7 +24,7 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _MAX_LENGTH = 2**29 - 1
 _CHUNK = 2**24
 _MAGIC_BYTES = _MAGIC.to_bytes(4, "little")
-_WINDOW = 2**14  # bytes read at once, which hold most records of aligned faces
+_WINDOW = 2**13  # bytes read at once, which hold most records of aligned faces
 _MAX_PARTS = 2**16
 
 MAX_PAYLOAD = 2**26
@@ -65,6 +65,10 @@ class RecordFile:
             OSError: The system cannot read the file.
         """
         window = os.pread(self._descriptor, _WINDOW, offset) if 0 <= offset < self.size else b""
+        if len(window) >= _PART.size:  # nearly all records are whole and inside the window
+            magic, length = _PART.unpack_from(window)  # of a whole one the kind is 0
+            if magic == _MAGIC and length <= len(window) - _PART.size:
+                return window[_PART.size : _PART.size + min(length, limit)]
         pieces, size = [], 0
         for start, stop in self._parts(offset, window):
             if (size := size + stop - start) > MAX_PAYLOAD:

@@ -32,7 +32,7 @@ _MAX_SPARSE = 10  # classes for each one that has images, where the labels alone
 _IDENTITY = np.dtype(
     [("magic", "<u4"), ("size", "<u4"), ("count", "<u4"), ("rest", "V20"), ("range", "<f4", 2)]
 )
-_REBUILD = "delete {} to have it rebuilt, or copy the set again"
+_REBUILD = "move {} aside to have it rebuilt, or copy the set again"
 
 _log = logging.getLogger(__name__)
 
