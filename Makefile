@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALLED = .venv/installed
 
-.PHONY: setup demo test test-all check fix faults hosts
+.PHONY: setup demo test test-all check fix faults fuzz hosts
 
 setup: $(INSTALLED)
 
@@ -36,6 +36,10 @@ fix: setup
 # Kill, stop and damage a run at thirty random moments; minutes.
 faults: setup
 	FAULTS=30 $(BIN)/pytest -s tests/training/test_faults.py $(ARGS)
+
+# A hundred thousand changed files for the readers of data sets; minutes.
+fuzz: setup
+	$(BIN)/python tests/fuzz.py $(ARGS)
 
 # Two hosts made of network namespaces, with cuts of the network; needs root and iproute2.
 hosts: setup

@@ -241,7 +241,7 @@ def test_a_truncated_file_is_refused_with_and_without_index(small: Path) -> None
 )
 def test_a_wrong_index_is_refused(small: Path, text: str, message: str) -> None:
     (small / "train.idx").write_text(text)
-    with pytest.raises(ValueError, match=f"train.idx: .*({message}).*; move train.idx aside to have"):
+    with pytest.raises(ValueError, match=f"train.idx: .*({message}).*; move train.idx aside"):
         RecordIO(small)
 
 
