@@ -7,6 +7,7 @@ from PIL import Image
 
 from facescale.data.dataset import found_in, open_dataset
 from facescale.data.folder import ImageFolder
+from facescale.data.found import Found
 from facescale.data.images import decode, to_file
 from facescale.data.recordio import RecordIO
 from facescale.data.synthetic import Synthetic
@@ -170,3 +171,22 @@ def test_a_folder_becomes_a_recordio_set(people: Path, tmp_path: Path) -> None:
     write_recordio(tmp_path / "rec", map(faces.read, range(len(faces))), faces.num_classes)
     records = RecordIO(tmp_path / "rec")
     assert [records.read(i) for i in range(4)] == [faces.read(i) for i in range(4)]
+
+
+def test_what_makes_a_loss_meaningless_is_told(people: Path) -> None:
+    assert Found(4, 3, 0, "").warnings() == []
+    assert Found(10**7, 10**6, None, "").warnings() == []
+    assert "one person only" in Found(4, 1, 0, "").warnings()[0]
+    assert "images of one person only" in Found(1, 3, None, "").warnings()[0]
+    only, empty = Found(4, 3, 2, "").warnings()
+    assert "images of one person only" in only
+    assert "2 of 3 classes have no images" in empty
+
+
+def test_what_is_no_file_is_no_image(people: Path) -> None:
+    (people / "bob" / "folder.jpg").mkdir()
+    os.mkfifo(people / "bob" / "pipe.jpg")  # reading it would wait for ever
+    assert len(ImageFolder(people)) == 4
+    os.mkfifo(people / "train.rec")
+    with pytest.raises(ValueError, match=r"train\.rec is not a file"):
+        open_dataset(people)

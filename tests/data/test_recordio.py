@@ -60,14 +60,6 @@ def test_what_mxnet_wrote_is_read_as_oneflow_has_it() -> None:
         assert decode(encoded).shape == (112, 112, 3)
 
 
-def test_what_we_write_is_what_the_set_has_byte_by_byte(tmp_path: Path) -> None:
-    folder = shared_data("cfp324")
-    faces = RecordIO(folder)
-    write_recordio(tmp_path, (faces.read(index) for index in range(len(faces))), 324)
-    for name in ("train.rec", "train.idx", "property"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-
-
 @pytest.mark.parametrize("name", ["cfp324", "golden/mxnet_rec"])
 def test_a_missing_index_and_property_are_made_good(name: str, tmp_path: Path) -> None:
     whole = RecordIO(shared_data(name))
@@ -110,38 +102,6 @@ def test_any_payload_comes_back(
     found = np.flatnonzero(np.frombuffer(path.read_bytes(), "<u4") == 0xCED7230A)
     begins = sum(1 + sum(p[i : i + 4] == MAGIC for i in range(0, len(p), 4)) for p in payloads)
     assert len(found) == begins
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    samples=st.lists(st.tuples(words, st.integers(0, 9)), min_size=1, max_size=12),
-    extra_classes=st.integers(0, 3),
-)
-def test_any_set_comes_back(
-    samples: list[tuple[bytes, int]], extra_classes: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("set")
-    samples = sorted(((b"x" + image, label) for image, label in samples), key=lambda s: s[1])
-    num_classes = samples[-1][1] + 1 + extra_classes
-    write_recordio(folder, samples, num_classes)
-    faces = RecordIO(folder)
-    assert faces.num_classes == num_classes
-    assert [tuple(faces.read(index)) for index in range(len(faces))] == samples
-
-
-def test_identity_records_say_where_the_images_of_each_person_are(small: Path) -> None:
-    _, offsets = read_index(small / "train.idx")
-    records = RecordFile(small / "train.rec")
-    ranges = [struct.unpack("<2f", records.read(int(offsets[key]))[24:]) for key in (0, 6, 7, 8)]
-    assert ranges == [(6, 9), (1, 3), (3, 3), (3, 6)]
-
-
-def test_the_writer_refuses_labels_that_do_not_fit(tmp_path: Path) -> None:
-    for labels in ((1, 0), (0, 3), (-1,)):
-        with pytest.raises(ValueError, match="sort the samples by label"):
-            write_recordio(tmp_path, [(b"x", label) for label in labels], 3)
-    with pytest.raises(ValueError, match="num_classes must be 1 to 16777216, got 16777217"):
-        write_recordio(tmp_path, [], 2**24 + 1)
 
 
 def test_the_layout_of_im2rec_is_read_in_the_order_of_its_keys(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Data: sets of face images on disk or made up, their order, their batches, pairs to verify."""
+"""Reading data: training sets, the order of samples, batches, and verification sets."""

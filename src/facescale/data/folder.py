@@ -131,7 +131,7 @@ def _list(folder: Path) -> _Listing:
                 )
             if entry.is_dir():
                 folders.append(entry.name)
-            elif entry.name.lower().endswith(_SUFFIXES):
+            elif entry.name.lower().endswith(_SUFFIXES) and entry.is_file():
                 images.append(entry.name)
     return _Listing(sorted(images), sorted(folders))
 

@@ -26,6 +26,20 @@ class Found(NamedTuple):
         text = f"{self.num_images:,} images of {self.num_classes:,} people"
         return f"{text}, {self.num_empty:,} of them without images" if self.num_empty else text
 
+    def warnings(self) -> list[str]:
+        """What makes training meaningless or wasteful, with the remedy; one line each."""
+        told = []
+        if self.num_classes < 2:
+            told.append("one person only: the loss says nothing; add images of other people")
+        elif self.num_images < 2 or self.num_empty == self.num_classes - 1:
+            told.append("images of one person only: the loss says nothing; add images of others")
+        if self.num_empty:
+            told.append(
+                f"{self.num_empty:,} of {self.num_classes:,} classes have no images, and a centre "
+                "each; number the people anew without gaps"
+            )
+        return told
+
 
 def found_in(dataset: Any) -> Found:
     """What `dataset.found()` says; of a data set without that method, the sizes alone."""

@@ -1,4 +1,4 @@
-"""An image of a data set: encoded bytes or pixels, and how it becomes 112 x 112 RGB."""
+"""Decodes the images of data sets to RGB pixels of one size."""
 
 import io
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 IMAGE_SIZE = 112
-"""Height and width in pixels of what every backbone takes."""
+"""Height and width in pixels of the input of every backbone."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 """What is read; PPM stands for PGM and PBM too."""
@@ -141,7 +141,7 @@ def _orientation(jpeg: bytes) -> int:
     try:
         exif.load(jpeg[start : start + _MAX_HEADERS])
         orientation = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged headers, of which the image itself does not depend
+    except Exception:  # damaged EXIF, on which the image itself does not depend
         return 1
     return orientation if isinstance(orientation, int) else 1
 
@@ -169,7 +169,7 @@ def has_image_header(encoded: bytes) -> bool:
 
 
 def to_file(encoded: Encoded) -> bytes:
-    """The bytes of an image file as they are; pixels as PNG, which loses nothing."""
+    """An image file: bytes as they are, pixels encoded as PNG, which is lossless."""
     if isinstance(encoded, bytes):
         return encoded
     file = io.BytesIO()

@@ -85,21 +85,14 @@ class Loader:
             position: Sample of the stream to begin at, 0 for a new run.
             num_threads: That decode.
             prefetch: Batches that are decoded ahead of the one asked for.
-            pin_memory: Put batches where a CUDA device can fetch them while the CPU works on.
-            on_error: What to do about a record that cannot be read: raise `UnreadableRecord`, or
-                take the next readable one in the order of the data set. Beyond one image in a
-                hundred (and a hundred images) the error is raised all the same.
+            pin_memory: Allocate batches in page-locked memory, for asynchronous copies to CUDA.
+            on_error: At a record that cannot be read, raise `UnreadableRecord`, or take the next
+                readable one of the data set; raise beyond 100 such records and 1 % of the set.
         """
         if on_error not in ("stop", "skip"):
             raise ValueError(f"on_error must be stop or skip, got {on_error!r}")
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("position", position, 0),
-            ("num_threads", num_threads, 1),
-            ("prefetch", prefetch, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        _check_least(1, batch_size=batch_size, num_threads=num_threads)
+        _check_least(0, position=position, prefetch=prefetch)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
         self.position = position
@@ -225,3 +218,9 @@ class Loader:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")

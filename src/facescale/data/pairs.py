@@ -1,4 +1,4 @@
-"""Sets of pairs to verify: is it the same person? Read from and written to InsightFace's `.bin`."""
+"""Verification sets: pairs of images of one or of two people, in InsightFace's `.bin` format."""
 
 import pickle
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class PairSet:
     """Images 2i and 2i + 1 are pair i.
 
     Attributes:
-        name: What the set is called in logs and tables.
+        name: For logs and tables.
         images: 2n of them.
         same: True where both images show one person; (n,).
     """
@@ -42,9 +42,9 @@ class PairSet:
             )
 
     def distinct(self) -> tuple[list[int], NDArray[np.int64]]:
-        """Where each image is shown first, and for all 2n images their place in that list.
+        """The first occurrence of each image, and for all 2n images their index in that list.
 
-        A photograph is in several pairs as a rule: LFW's 12,000 images are 7,701 different ones.
+        Most images are in several pairs: LFW's 12,000 images are 7,701 different ones.
         """
         places: dict[bytes, int] = {}
         first: list[int] = []

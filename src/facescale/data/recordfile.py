@@ -1,7 +1,7 @@
 """The container that MXNet calls RecordIO: payloads in a `.rec`, their byte offsets in an `.idx`.
 
-A payload is one part, or several where the magic number occurs in it: there it is cut and the
-number left out, so that whoever looks for it finds only beginnings. Source: dmlc-core `recordio.h`.
+A payload is stored as one part. Where the magic number occurs in it, it is cut into several and the
+number left out, so that the number marks beginnings of parts only. Source: dmlc-core `recordio.h`.
 """
 
 import os
@@ -26,12 +26,13 @@ _CHUNK = 2**24
 _MAGIC_BYTES = _MAGIC.to_bytes(4, "little")
 _WINDOW = 2**13  # bytes read at once, which hold most records of aligned faces
 _MAX_PARTS = 2**16
+_MAX_LINE = 100
 
 MAX_PAYLOAD = 2**26
 """Bytes of one record, which is an image; a damaged header may state any length."""
 
 Keys = Sequence[int] | NDArray[np.int64]
-"""Numbers of records: a range where they just count, so that they take no memory."""
+"""Numbers of records: a range where they are consecutive, which takes no memory."""
 
 
 class TruncatedError(ValueError):
@@ -47,7 +48,7 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         """Open `path`; ValueError if it is empty or no regular file."""
         self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         weakref.finalize(self, os.close, self._descriptor)
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -144,16 +145,16 @@ def write_record(file: BinaryIO, payload: bytes) -> None:
 def read_index(path: Path) -> tuple[Keys, NDArray[np.int64]]:
     """Keys and byte offsets, sorted by key, of an `.idx`: lines "key, tab, offset".
 
-    Made for tens of millions of lines.
+    Parsed by numpy in blocks: sets have tens of millions of lines.
 
     Raises:
-        ValueError: Something else in it, nothing at all, or a key twice.
+        ValueError: Another kind of line, no line, or a key twice.
     """
     keys: list[Keys] = []
     places = array("q")  # grows in place: pieces to be joined at the end would take twice as much
     count = 0
     with path.open("rb") as file:
-        while text := file.read(_CHUNK) + file.readline():
+        while text := file.read(_CHUNK) + file.readline(_MAX_LINE):
             pairs = np.fromstring(text, np.int64, sep=" ").reshape(-1, 2)
             if len(pairs) != text.count(b"\n") + (not text.endswith(b"\n")):
                 raise ValueError("not every line is a key and a byte offset")
