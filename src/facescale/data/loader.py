@@ -95,8 +95,7 @@ class Loader:
         _check_least(0, position=position, prefetch=prefetch)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
-        self.position = position
-        self.wait_s = 0.0
+        self.position, self.wait_s = position, 0.0
         self.skipped: set[int] = set()
         self._most_skipped = max(100, len(dataset) // 100) if on_error == "skip" else 0
         self._dataset = dataset
