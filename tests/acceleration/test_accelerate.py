@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from facescale.checkpoint.statistics import synchronise_norms_
 from torch import Tensor, nn
 
 from facescale import backbones
@@ -17,6 +16,7 @@ from facescale.backbones import Backbone
 from facescale.distributed import make_mesh
 from facescale.kernels.cpu.build import missing
 from facescale.training.micro_batch import MicroBatches
+from facescale.training.sync_batchnorm import synchronise_norms_
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 

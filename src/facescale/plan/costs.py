@@ -8,7 +8,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from facescale.backbones.backbone import IMAGE_SHAPE
-from facescale.checkpoint.statistics import synchronise_norms_
 from facescale.config import BackboneConfig, Config, OptimConfig, TrainConfig
 from facescale.distributed import Group
 from facescale.head import MarginHead
@@ -23,6 +22,7 @@ from facescale.training.state import (
     memory_layout,
     trunk_autocast,
 )
+from facescale.training.sync_batchnorm import synchronise_norms_
 
 _PROBED = (128, 256)  # rows of one block, and samples: the cost is linear in either
 
