@@ -1,0 +1,123 @@
+"""Kernels of the head's forward pass: logits of the drawn rows, and the statistics they leave."""
+
+import triton
+import triton.language as tl
+
+from facescale.kernels.cuda.rows import dot, drawn_rows, load_rows, tile_mask
+
+SMALLEST_SQUARE = tl.constexpr(1e-24)  # of a centre's length, as torch.nn.functional.normalize
+
+
+@triton.jit
+def cosine_tile(
+    table,
+    scales,
+    batch,
+    row,
+    used,
+    sample,
+    num_samples,
+    PARTS: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    R: tl.constexpr,
+    B: tl.constexpr,
+    FORMAT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Cosines (R, B) of rows and unit embeddings, and 1 / length of the rows (R,)."""
+    acc = tl.zeros((R, B), tl.float32)
+    square = tl.zeros((R,), tl.float32)
+    for start in range(0, D, BD):
+        column = start + tl.arange(0, BD)
+        mask = tile_mask(used, column, D, BD)
+        weight = load_rows(table, scales, row, used, mask, column, 0, PARTS, D, FORMAT)
+        exists = tile_mask(sample < num_samples, column, D, BD)
+        unit = tl.load(batch + sample[:, None] * D + column[None, :], mask=exists, other=0.0)
+        square += tl.sum(weight * weight, 1)
+        acc = dot(weight, tl.trans(unit), acc, PRECISION)
+    inverse = 1 / tl.sqrt(tl.maximum(square, SMALLEST_SQUARE))
+    return acc * inverse[:, None], inverse
+
+
+@triton.jit(do_not_specialize=["first", "count", "num_kept"])
+def forward_kernel(
+    table,
+    scales,
+    rows,
+    batch,
+    own_place,
+    inverse,
+    logits,
+    own_cosine,
+    peak,
+    total,
+    first,
+    count,
+    num_kept,
+    num_samples,
+    scale,
+    PARTS: tl.constexpr,
+    D: tl.constexpr,
+    FORMAT: tl.constexpr,
+    GATHER: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    R: tl.constexpr,
+    B: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """Logits of R rows and B samples; see `head.forward`.
+
+    Samples are the fast axis of the grid, so that the rows come from the cache but once.
+    """
+    tiles = tl.cdiv(num_samples, B)
+    block = tl.program_id(0) // tiles
+    tile = tl.program_id(0) % tiles
+    place = block * R + tl.arange(0, R)
+    sample = tile * B + tl.arange(0, B)
+    here = sample < num_samples
+    row, used = drawn_rows(rows, place, first, count, GATHER)
+    cosine, length = cosine_tile(
+        table, scales, batch, row, used, sample, num_samples,
+        PARTS, D, BD, R, B, FORMAT, PRECISION,
+    )  # fmt: skip
+    logit = cosine * scale
+    at = logits + place.to(tl.int64)[:, None] * num_samples + sample[None, :]
+    tl.store(at, logit, mask=(place < num_kept)[:, None] & here[None, :])
+    if STATISTICS:
+        # 0 marks a place that is not in use.
+        length = tl.where(used, length, 0.0)
+        tl.store(inverse + place, length, mask=(place < count) & (tile == 0))
+        own = tl.load(own_place + sample, mask=here, other=-1)[None, :] == place[:, None]
+        found = tl.max(own.to(tl.int32), 0) > 0
+        tl.store(own_cosine + sample, tl.sum(tl.where(own, cosine, 0.0), 0), mask=found)
+        other = used[:, None] & (own == 0)
+        highest = tl.max(tl.where(other, logit, -float("inf")), 0)
+        # A block with no row but a sample's own has no highest logit, and a sum of 0.
+        highest = tl.where(highest == -float("inf"), -1e30, highest)
+        terms = tl.where(other, tl.exp(logit - highest[None, :]), 0.0)
+        tl.store(peak + block * num_samples + sample, highest, mask=here)
+        tl.store(total + block * num_samples + sample, tl.sum(terms, 0), mask=here)
+
+
+@triton.jit(do_not_specialize=["num_blocks"])
+def join_kernel(peak, total, log_sum, num_blocks, num_samples, P: tl.constexpr, B: tl.constexpr):
+    """Join the statistics of all blocks, in an order that is always the same."""
+    sample = tl.program_id(0) * B + tl.arange(0, B)
+    here = sample < num_samples
+    highest = tl.full((B,), -1e30, tl.float32)
+    for start in range(0, num_blocks, P):
+        block = start + tl.arange(0, P)
+        mask = (block < num_blocks)[:, None] & here[None, :]
+        at = block[:, None] * num_samples + sample[None, :]
+        highest = tl.maximum(highest, tl.max(tl.load(peak + at, mask=mask, other=-1e30), 0))
+    terms = tl.zeros((B,), tl.float64)
+    for start in range(0, num_blocks, P):
+        block = start + tl.arange(0, P)
+        mask = (block < num_blocks)[:, None] & here[None, :]
+        at = block[:, None] * num_samples + sample[None, :]
+        factor = tl.exp(tl.load(peak + at, mask=mask, other=-1e30) - highest[None, :])
+        part = tl.load(total + at, mask=mask, other=0.0) * factor
+        terms += tl.sum(part.to(tl.float64), 0)
+    tl.store(log_sum + sample, highest.to(tl.float64) + tl.log(terms), mask=here)

@@ -1,0 +1,309 @@
+"""The head's passes over its drawn rows on a CUDA device: operators on plain tensors."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from facescale.kernels.cuda.backward import probability_kernel, to_batch_kernel
+from facescale.kernels.cuda.forward import forward_kernel, join_kernel
+from facescale.kernels.cuda.tiles import TILES, Precision, power_of_2, sample_tile
+from facescale.kernels.cuda.update import apply_kernel, update_kernel
+
+FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.uint8: "int8"}
+SPLITS = 64  # of the rows, where their product is summed up
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The `count` rows of a table that a step walks over.
+
+    Attributes:
+        table: (rows, parts, width), contiguous: the weight, then the momentum if there is one.
+            float32 or bfloat16 with a width of `dim`, or uint8 with a width of `dim` + 4: int8
+            levels and a float32 scale. 16 divides `dim`.
+        dim: Numbers of a row.
+        count: How many rows.
+        index: Their numbers, (count,) int64, all different; a negative one marks a place that is
+            not in use. None: the rows from `first` on.
+        first: The first row where there is no `index`.
+    """
+
+    table: Tensor
+    dim: int
+    count: int
+    index: Tensor | None = None
+    first: int = 0
+
+    def part(self, start: int, stop: int) -> "Drawn":
+        """Places [start, stop) of these rows."""
+        index = None if self.index is None else self.index[start:stop]
+        return replace(self, count=stop - start, index=index, first=self.first + start)
+
+    def pointers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The table, its memory as float32 where scales lie there, and the row numbers."""
+        table = self.table
+        index = table if self.index is None else self.index
+        if table.dtype != torch.uint8:
+            return table, table, index
+        return table.view(torch.int8), table.view(torch.float32), index
+
+    def constants(self) -> dict[str, Any]:
+        """What a kernel for these rows is compiled for."""
+        return {
+            "PARTS": self.table.shape[1],
+            "D": self.dim,
+            "FORMAT": FORMATS[self.table.dtype],
+            "GATHER": self.index is not None,
+        }
+
+
+@dataclass(frozen=True)
+class Rates:
+    """SGD's numbers for one step, and the key of its random rounding.
+
+    Attributes:
+        lr: Learning rate.
+        momentum: Factor on the momentum that was there.
+        decay: Weight decay.
+        key: 32 bits; with a class, a part and a column it decides how a number is rounded.
+        first_class: The class of row 0 of the table.
+    """
+
+    lr: float
+    momentum: float
+    decay: float
+    key: int = 0
+    first_class: int = 0
+
+    def signed_key(self) -> int:
+        """The key's bits as int32."""
+        return (self.key & 0xFFFFFFFF) - ((self.key & 0x80000000) << 1)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the forward pass leaves.
+
+    Attributes:
+        log_sum: Log-sum-exp of each sample's logits with other classes; (B,) float64.
+        own_cosine: Cosine of each sample and its own class, 0 where that is elsewhere; (B,).
+        inverse: 1 / length of each row, 0 for a place that is not in use; (count,).
+    """
+
+    log_sum: Tensor
+    own_cosine: Tensor
+    inverse: Tensor
+
+
+def forward(
+    drawn: Drawn,
+    batch: Tensor,
+    own_place: Tensor,
+    scale: float,
+    precision: Precision,
+    logits: Tensor,
+) -> Statistics:
+    """Walk over all rows once.
+
+    Args:
+        drawn: The rows.
+        batch: Unit embeddings (B, dim), float32; bfloat16 does for precision "bf16".
+        own_place: Place of each sample's own class among the rows, -1 where it is not there; (B,)
+            int32.
+        scale: Logits are scale * cosine.
+        precision: How the product is rounded.
+        logits: Filled with the logits of the first rows, own ones included; (rows kept, B) float32.
+    """
+    samples = len(batch)
+    own_cosine = batch.new_zeros(samples, dtype=torch.float32)
+    inverse = batch.new_empty(drawn.count, dtype=torch.float32)
+    log_sum = batch.new_full((samples,), -torch.inf, dtype=torch.float64)
+    statistics = Statistics(log_sum, own_cosine, inverse)
+    if not samples or not drawn.count:
+        inverse.fill_(0.0)
+        return statistics
+    tile = TILES["forward"][precision]
+    blocks = -(-drawn.count // tile.rows)
+    peak, total = own_cosine.new_empty(2, blocks, samples)
+    _forward(
+        drawn, batch, scale, precision, logits, own_place, inverse, own_cosine, peak, total, True
+    )
+    join_kernel[(-(-samples // 16),)](
+        peak, total, log_sum, blocks, samples, P=128, B=16, num_warps=4
+    )
+    return statistics
+
+
+def logits_again_(
+    drawn: Drawn, batch: Tensor, scale: float, precision: Precision, logits: Tensor
+) -> None:
+    """Fill `logits` (count, B) for rows whose logits `forward` did not keep."""
+    if logits.numel():
+        none = (logits,) * 5
+        _forward(drawn, batch, scale, precision, logits, *none, False)
+
+
+def _forward(
+    drawn: Drawn,
+    batch: Tensor,
+    scale: float,
+    precision: Precision,
+    logits: Tensor,
+    own_place: Tensor,
+    inverse: Tensor,
+    own_cosine: Tensor,
+    peak: Tensor,
+    total: Tensor,
+    statistics: bool,
+) -> None:
+    tile, samples = TILES["forward"][precision], len(batch)
+    width = sample_tile(samples, tile.samples)
+    grid = -(-drawn.count // tile.rows) * -(-samples // width)
+    table, scales, rows = drawn.pointers()
+    forward_kernel[(grid,)](
+        table, scales, rows, batch, own_place, inverse, logits, own_cosine, peak, total,
+        drawn.first, drawn.count, len(logits), samples, scale,
+        **drawn.constants(), STATISTICS=statistics, PRECISION=precision,
+        R=tile.rows, B=width, BD=min(tile.columns, power_of_2(drawn.dim)), num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+
+
+def probability_(
+    logits: Tensor,
+    inverse: Tensor,
+    log_sum: Tensor,
+    to_own: Tensor,
+    own_place: Tensor,
+    factor: Tensor,
+    scale: float,
+    first_place: int = 0,
+) -> Tensor:
+    """Turn logits (k, B) of rows into the gradients of the products weight @ batch.T, in place.
+
+    Args:
+        logits: As `forward` left them.
+        inverse: 1 / length of these rows, 0 for a place that is not in use; (k,).
+        log_sum: Of all logits of each sample, its own after the margin included; (B,).
+        to_own: Gradient of each sample's own cosine / scale; (B,).
+        own_place: As in `forward`.
+        factor: Gradient of a cosine / that of its logit in the loss of one sample; ().
+        scale: As in `forward`.
+        first_place: Place of these rows' first one among all.
+
+    Returns:
+        How much of each row its own gradient takes back so as not to lengthen it; (k,).
+    """
+    count, samples = logits.shape
+    radial = torch.zeros_like(inverse)
+    if logits.numel():
+        tile = TILES["probability"]["tf32"]
+        probability_kernel[(-(-count // tile.rows),)](
+            logits, inverse, log_sum, to_own, own_place, factor, radial,
+            first_place, count, samples, scale,
+            R=tile.rows, B=sample_tile(samples, tile.samples), num_warps=tile.warps,
+        )  # fmt: skip
+    return radial
+
+
+def to_batch(drawn: Drawn, product: Tensor, precision: Precision) -> Tensor:
+    """product.T @ weight, (B, dim): equal to the bit from call to call.
+
+    Rows are split, and the sums of all splits added up in one order.
+    """
+    count, samples = product.shape
+    if not product.numel():
+        return product.new_zeros(samples, drawn.dim)
+    tile = TILES["to_batch"][precision]
+    width, columns = sample_tile(samples, tile.samples), min(tile.columns, power_of_2(drawn.dim))
+    split_rows = -(-count // (SPLITS * tile.rows)) * tile.rows
+    splits = -(-count // split_rows)
+    parts = product.new_empty(splits, samples, drawn.dim)
+    table, scales, rows = drawn.pointers()
+    grid = splits * -(-samples // width) * -(-drawn.dim // columns)
+    to_batch_kernel[(grid,)](
+        table, scales, rows, product, parts, drawn.first, count, samples, split_rows,
+        **drawn.constants(), PRECISION=precision, R=tile.rows, B=width, BD=columns,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    return parts.sum(0)
+
+
+def update_(
+    drawn: Drawn,
+    product: Tensor,
+    batch: Tensor,
+    radial: Tensor,
+    bad: Tensor,
+    rates: Rates,
+    precision: Precision,
+) -> None:
+    """Move the rows by one step of torch.optim.SGD's rule, in place.
+
+    Args:
+        drawn: The rows.
+        product: As `probability_` leaves it; (count, B).
+        batch: As in `forward`.
+        radial: As `probability_` returns it; (count,).
+        bad: Not 0: nothing moves; (1,) int32 on the device.
+        rates: SGD's numbers.
+        precision: How the product is rounded.
+    """
+    _update(drawn, product, batch, radial, bad, radial, rates, precision, learn=True)
+
+
+def gradient(
+    drawn: Drawn, product: Tensor, batch: Tensor, radial: Tensor, precision: Precision
+) -> Tensor:
+    """Gradient of the rows without weight decay, (count, dim): copies of a shard add theirs up."""
+    out = product.new_empty(drawn.count, drawn.dim)
+    _update(
+        drawn, product, batch, radial, radial, out, Rates(0.0, 0.0, 0.0), precision, learn=False
+    )
+    return out
+
+
+def _update(
+    drawn: Drawn,
+    product: Tensor,
+    batch: Tensor,
+    radial: Tensor,
+    bad: Tensor,
+    out: Tensor,
+    rates: Rates,
+    precision: Precision,
+    learn: bool,
+) -> None:
+    if not drawn.count:
+        return
+    whole = learn and drawn.table.dtype == torch.uint8
+    tile, samples = TILES["update int8" if whole else "update"][precision], len(batch)
+    columns = power_of_2(drawn.dim)
+    columns = columns if whole else min(tile.columns, columns)
+    table, scales, rows = drawn.pointers()
+    grid = -(-drawn.count // tile.rows) * -(-drawn.dim // columns)
+    update_kernel[(grid,)](
+        table, scales, rows, product, batch, radial, bad, out, drawn.first, drawn.count, samples,
+        rates.momentum, rates.decay, rates.lr, rates.signed_key(), rates.first_class,
+        **drawn.constants(), LEARN=learn, PRECISION=precision, R=tile.rows,
+        B=sample_tile(samples, tile.samples), BD=columns,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+
+
+def apply_(drawn: Drawn, total: Tensor, bad: Tensor, rates: Rates) -> None:
+    """Move the rows by a gradient (count, dim) that `gradient` began; `bad` as in `update_`."""
+    if not drawn.count:
+        return
+    whole = drawn.table.dtype == torch.uint8
+    tile = TILES["apply int8" if whole else "apply"]["tf32"]
+    columns = power_of_2(drawn.dim)
+    columns = columns if whole else min(tile.columns, columns)
+    table, scales, rows = drawn.pointers()
+    grid = -(-drawn.count // tile.rows) * -(-drawn.dim // columns)
+    apply_kernel[(grid,)](
+        table, scales, rows, bad, total, drawn.first, drawn.count,
+        rates.momentum, rates.decay, rates.lr, rates.signed_key(), rates.first_class,
+        **drawn.constants(), R=tile.rows, BD=columns, num_warps=tile.warps,
+    )  # fmt: skip

@@ -1,0 +1,126 @@
+"""Device functions that load and store rows of the table of class centres, and multiply tiles.
+
+The table is (rows, parts, width): the weight, then the momentum if there is one. `FORMAT` says how
+a number is stored: "float32", "bfloat16", or "int8" with a float32 scale in the last four bytes of
+each part. `table` points to the stored type, `scales` to the same memory as float32.
+"""
+
+import os
+
+import triton
+import triton.language as tl
+
+from facescale.kernels.cuda.noise import noise_bits, noise_keys, uniform
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+LEVELS = tl.constexpr(127.0)  # of int8, on each side of 0
+ROOM = tl.constexpr(1.25)  # a new scale leaves this much above the row's largest number
+
+
+@triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr):
+    """Add a @ b to `acc`, with operands rounded as `PRECISION` says: "tf32x3", "tf32", "bf16"."""
+    if PRECISION == "bf16":
+        a = a.to(tl.bfloat16)
+        b = b.to(tl.bfloat16)
+        if INTERPRETED:  # its product of bfloat16 multiplies bit patterns
+            a = a.to(tl.float32)
+            b = b.to(tl.float32)
+        acc = tl.dot(a, b, acc)
+    else:
+        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit
+def drawn_rows(rows, place, first, count, GATHER: tl.constexpr):
+    """Row numbers (int64) of places of the sample, and which of the places are in use."""
+    used = place < count
+    if GATHER:
+        row = tl.load(rows + place, mask=used, other=-1)
+        used = row >= 0
+        row = tl.where(used, row, 0)
+    else:
+        row = first + place.to(tl.int64)
+    return row, used
+
+
+@triton.jit
+def tile_mask(used, column, D: tl.constexpr, BD: tl.constexpr):
+    """Elements of a tile of rows and columns that exist; columns are free where `BD` divides `D`."""
+    if D % BD == 0:
+        mask = used[:, None] & (column >= 0)[None, :]
+    else:
+        mask = used[:, None] & (column < D)[None, :]
+    return mask
+
+
+@triton.jit
+def load_rows(
+    table,
+    scales,
+    row,
+    used,
+    mask,
+    column,
+    PART: tl.constexpr,
+    PARTS: tl.constexpr,
+    D: tl.constexpr,
+    FORMAT: tl.constexpr,
+):
+    """A tile (rows, columns) of weights (`PART` 0) or momentum (1) as float32; 0 where masked."""
+    line = row * PARTS + PART
+    if FORMAT == "int8":
+        at = table + (line * (D + 4))[:, None] + column[None, :]
+        scale = tl.load(scales + line * (D // 4 + 1) + D // 4, mask=used, other=0.0)
+        numbers = tl.load(at, mask=mask, other=0).to(tl.float32) * scale[:, None]
+    else:
+        at = table + (line * D)[:, None] + column[None, :]
+        numbers = tl.load(at, mask=mask, other=0.0).to(tl.float32)
+    return numbers
+
+
+@triton.jit
+def store_rows(
+    numbers,
+    table,
+    scales,
+    row,
+    used,
+    mask,
+    column,
+    key,
+    first_class,
+    PART: tl.constexpr,
+    PARTS: tl.constexpr,
+    D: tl.constexpr,
+    FORMAT: tl.constexpr,
+):
+    """Store a tile as `load_rows` loads it, rounded at random where the format has fewer bits.
+
+    A tile of int8 rows holds all columns. Its scale stays as long as the row fits into it and
+    fills half of it, so that a number that does not change stays on its level.
+    """
+    line = row * PARTS + PART
+    if FORMAT == "int8":
+        here = table + (line * (D + 4))[:, None] + column[None, :]
+    else:
+        here = table + (line * D)[:, None] + column[None, :]
+    if FORMAT == "float32":
+        tl.store(here, numbers, mask=mask)
+    else:
+        noise = noise_bits(noise_keys(key, (first_class + row) * 2 + PART), column)
+        if FORMAT == "bfloat16":
+            bits = numbers.to(tl.uint32, bitcast=True) + (noise & 0xFFFF)
+            rounded = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
+            tl.store(here, rounded.to(tl.bfloat16), mask=mask)
+        else:
+            scale_at = scales + line * (D // 4 + 1) + D // 4
+            old = tl.load(scale_at, mask=used, other=0.0)
+            needed = tl.max(tl.where(mask, tl.abs(numbers), 0.0), 1) / LEVELS
+            scale = tl.where((needed <= old) & (needed >= old * 0.5), old, ROOM * needed)
+            divisor = tl.where(scale > 0, scale, 1.0)[:, None]
+            level = tl.floor(tl.div_rn(numbers, divisor + tl.zeros_like(numbers)) + uniform(noise))
+            level = tl.minimum(tl.maximum(level, -LEVELS), LEVELS)
+            tl.store(here, level.to(tl.int8), mask=mask)
+            tl.store(scale_at, scale, mask=used)

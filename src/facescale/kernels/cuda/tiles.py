@@ -1,0 +1,65 @@
+"""Tile sizes of the head's kernels, for each way to round a product.
+
+Chosen by compiling for sm_80 and sm_90: no register is spilled, and the shared memory fits.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["tf32x3", "tf32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program works on, and how it is compiled.
+
+    Attributes:
+        rows: Rows of the table.
+        samples: Samples of the batch, at most.
+        columns: Numbers of a row, at a time or in all.
+        warps: Of 32 threads.
+        stages: Of the pipeline that fetches the next tile meanwhile.
+    """
+
+    rows: int
+    samples: int
+    columns: int
+    warps: int
+    stages: int
+
+
+TILES: dict[str, dict[Precision, Tile]] = {
+    "forward": {
+        "tf32x3": Tile(128, 128, 32, 8, 2),
+        "tf32": Tile(128, 128, 32, 8, 3),
+        "bf16": Tile(128, 128, 64, 8, 3),
+    },
+    "probability": {"tf32": Tile(32, 128, 0, 4, 1)},
+    "to_batch": {
+        "tf32x3": Tile(32, 128, 128, 8, 2),
+        "tf32": Tile(32, 128, 128, 8, 3),
+        "bf16": Tile(64, 128, 128, 8, 3),
+    },
+    "update": {
+        "tf32x3": Tile(64, 32, 128, 8, 2),
+        "tf32": Tile(64, 32, 128, 8, 3),
+        "bf16": Tile(64, 64, 128, 8, 3),
+    },
+    "update int8": {
+        "tf32x3": Tile(16, 32, 0, 8, 2),
+        "tf32": Tile(16, 32, 0, 8, 2),
+        "bf16": Tile(16, 64, 0, 8, 2),
+    },
+    "apply": {"tf32": Tile(32, 0, 128, 4, 1)},
+    "apply int8": {"tf32": Tile(8, 0, 0, 4, 1)},
+}
+
+
+def power_of_2(number: int) -> int:
+    """The smallest power of 2 that is at least `number` and 16."""
+    return max(16, 1 << (number - 1).bit_length())
+
+
+def sample_tile(samples: int, most: int) -> int:
+    """Samples of a tile: no more than there are."""
+    return min(most, power_of_2(samples))
