@@ -35,8 +35,8 @@ def probability_kernel(
         at = logits + place.to(tl.int64)[:, None] * num_samples + sample[None, :]
         logit = tl.load(at, mask=mask, other=0.0)
         total = tl.load(log_sum + sample, mask=here, other=0.0).to(tl.float32)
-        own = tl.load(own_place + sample, mask=here, other=-1)[None, :]
-        own = own == (first_place + place)[:, None]
+        own = tl.load(own_place + sample, mask=here, other=-1).to(tl.int32)
+        own = own[None, :] == (first_place + place)[:, None]
         gradient = tl.load(to_own + sample, mask=here, other=0.0).to(tl.float32)
         share = tl.where(own, gradient[None, :], tl.exp(logit - total[None, :]))
         share = tl.where(used[:, None] & here[None, :], share, 0.0)

@@ -89,7 +89,8 @@ def forward_kernel(
         # 0 marks a place that is not in use.
         length = tl.where(used, length, 0.0)
         tl.store(inverse + place, length, mask=(place < count) & (tile == 0))
-        own = tl.load(own_place + sample, mask=here, other=-1)[None, :] == place[:, None]
+        own = tl.load(own_place + sample, mask=here, other=-1).to(tl.int32)
+        own = own[None, :] == place[:, None]
         found = tl.max(own.to(tl.int32), 0) > 0
         tl.store(own_cosine + sample, tl.sum(tl.where(own, cosine, 0.0), 0), mask=found)
         other = used[:, None] & (own == 0)

@@ -67,19 +67,25 @@ class Rates:
         lr: Learning rate.
         momentum: Factor on the momentum that was there.
         decay: Weight decay.
-        key: 32 bits; with a class, a part and a column it decides how a number is rounded.
+        key: Two words of 32 bits; with class, part and column they decide how a number is rounded.
         first_class: The class of row 0 of the table.
     """
 
     lr: float
     momentum: float
     decay: float
-    key: int = 0
+    key: tuple[int, int] = (0, 0)
     first_class: int = 0
 
-    def signed_key(self) -> int:
-        """The key's bits as int32."""
-        return (self.key & 0xFFFFFFFF) - ((self.key & 0x80000000) << 1)
+    def arguments(self) -> tuple[float, float, float, int, int, int]:
+        """As the kernels take them."""
+        return self.momentum, self.decay, self.lr, *signed(self.key), self.first_class
+
+
+def signed(key: tuple[int, int]) -> tuple[int, int]:
+    """The words of a key as int32, so that a kernel is not compiled again for large ones."""
+    low, high = (word - ((word & 0x80000000) << 1) for word in key)
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def forward(
         drawn: The rows.
         batch: Unit embeddings (B, dim), float32; bfloat16 does for precision "bf16".
         own_place: Place of each sample's own class among the rows, -1 where it is not there; (B,)
-            int32.
+            int32 or int64.
         scale: Logits are scale * cosine.
         precision: How the product is rounded.
         logits: Filled with the logits of the first rows, own ones included; (rows kept, B) float32.
@@ -285,7 +291,7 @@ def _update(
     grid = -(-drawn.count // tile.rows) * -(-drawn.dim // columns)
     update_kernel[(grid,)](
         table, scales, rows, product, batch, radial, bad, out, drawn.first, drawn.count, samples,
-        rates.momentum, rates.decay, rates.lr, rates.signed_key(), rates.first_class,
+        *rates.arguments(),
         **drawn.constants(), LEARN=learn, PRECISION=precision, R=tile.rows,
         B=sample_tile(samples, tile.samples), BD=columns,
         num_warps=tile.warps, num_stages=tile.stages,
@@ -304,6 +310,6 @@ def apply_(drawn: Drawn, total: Tensor, bad: Tensor, rates: Rates) -> None:
     grid = -(-drawn.count // tile.rows) * -(-drawn.dim // columns)
     apply_kernel[(grid,)](
         table, scales, rows, bad, total, drawn.first, drawn.count,
-        rates.momentum, rates.decay, rates.lr, rates.signed_key(), rates.first_class,
+        *rates.arguments(),
         **drawn.constants(), R=tile.rows, BD=columns, num_warps=tile.warps,
     )  # fmt: skip

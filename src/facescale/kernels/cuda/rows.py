@@ -10,7 +10,7 @@ import os
 import triton
 import triton.language as tl
 
-from facescale.kernels.cuda.noise import noise_bits, noise_keys, uniform
+from facescale.kernels.cuda.noise import bits, child, uniform, word
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 LEVELS = tl.constexpr(127.0)  # of int8, on each side of 0
@@ -89,17 +89,21 @@ def store_rows(
     used,
     mask,
     column,
-    key,
+    key_low,
+    key_high,
     first_class,
     PART: tl.constexpr,
     PARTS: tl.constexpr,
     D: tl.constexpr,
     FORMAT: tl.constexpr,
+    RANDOM: tl.constexpr,
 ):
-    """Store a tile as `load_rows` loads it, rounded at random where the format has fewer bits.
+    """Store a tile as `load_rows` loads it.
 
+    Where the format has fewer bits, numbers are rounded at random if `RANDOM`, else to the nearest.
     A tile of int8 rows holds all columns. Its scale stays as long as the row fits into it and
-    fills half of it, so that a number that does not change stays on its level.
+    fills half of it, so that a number that does not change stays on its level; a row that is not
+    finite gets a scale that is not.
     """
     line = row * PARTS + PART
     if FORMAT == "int8":
@@ -109,18 +113,29 @@ def store_rows(
     if FORMAT == "float32":
         tl.store(here, numbers, mask=mask)
     else:
-        noise = noise_bits(noise_keys(key, (first_class + row) * 2 + PART), column)
+        low, high = child(word(key_low), word(key_high), first_class + row)
+        noise = bits(low[:, None], high[:, None], (column + PART * D).to(tl.uint32)[None, :])
         if FORMAT == "bfloat16":
-            bits = numbers.to(tl.uint32, bitcast=True) + (noise & 0xFFFF)
-            rounded = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
+            exact = numbers.to(tl.uint32, bitcast=True)
+            if RANDOM:
+                exact += noise & 0xFFFF
+            else:  # to the nearest, and to even in the middle
+                exact += 0x7FFF + ((exact >> 16) & 1)
+            rounded = (exact & 0xFFFF0000).to(tl.float32, bitcast=True)
             tl.store(here, rounded.to(tl.bfloat16), mask=mask)
         else:
             scale_at = scales + line * (D // 4 + 1) + D // 4
             old = tl.load(scale_at, mask=used, other=0.0)
-            needed = tl.max(tl.where(mask, tl.abs(numbers), 0.0), 1) / LEVELS
+            needed = tl.div_rn(tl.max(tl.where(mask, tl.abs(numbers), 0.0), 1), LEVELS + 0 * old)
+            lost = tl.max((numbers != numbers).to(tl.int32), 1) > 0
+            needed = tl.where(lost, float("nan"), needed)
             scale = tl.where((needed <= old) & (needed >= old * 0.5), old, ROOM * needed)
             divisor = tl.where(scale > 0, scale, 1.0)[:, None]
-            level = tl.floor(tl.div_rn(numbers, divisor + tl.zeros_like(numbers)) + uniform(noise))
+            level = tl.div_rn(numbers, divisor + tl.zeros_like(numbers))
+            if RANDOM:
+                level = tl.floor(level + uniform(noise))
+            else:
+                level = tl.floor(level + 0.5)
             level = tl.minimum(tl.maximum(level, -LEVELS), LEVELS)
             tl.store(here, level.to(tl.int8), mask=mask)
             tl.store(scale_at, scale, mask=used)

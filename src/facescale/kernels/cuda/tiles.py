@@ -30,20 +30,20 @@ class Tile:
 
 TILES: dict[str, dict[Precision, Tile]] = {
     "forward": {
-        "tf32x3": Tile(128, 128, 32, 8, 2),
-        "tf32": Tile(128, 128, 32, 8, 3),
-        "bf16": Tile(128, 128, 64, 8, 3),
+        "tf32x3": Tile(64, 128, 32, 8, 3),
+        "tf32": Tile(64, 128, 32, 8, 3),
+        "bf16": Tile(64, 128, 64, 8, 3),
     },
-    "probability": {"tf32": Tile(32, 128, 0, 4, 1)},
+    "probability": {"tf32": Tile(32, 128, 0, 8, 1)},
     "to_batch": {
-        "tf32x3": Tile(32, 128, 128, 8, 2),
+        "tf32x3": Tile(32, 128, 64, 8, 3),
         "tf32": Tile(32, 128, 128, 8, 3),
-        "bf16": Tile(64, 128, 128, 8, 3),
+        "bf16": Tile(32, 128, 128, 8, 3),
     },
     "update": {
-        "tf32x3": Tile(64, 32, 128, 8, 2),
-        "tf32": Tile(64, 32, 128, 8, 3),
-        "bf16": Tile(64, 64, 128, 8, 3),
+        "tf32x3": Tile(64, 32, 64, 8, 3),
+        "tf32": Tile(64, 32, 64, 8, 3),
+        "bf16": Tile(64, 64, 64, 8, 3),
     },
     "update int8": {
         "tf32x3": Tile(16, 32, 0, 8, 2),
@@ -52,7 +52,9 @@ TILES: dict[str, dict[Precision, Tile]] = {
     },
     "apply": {"tf32": Tile(32, 0, 128, 4, 1)},
     "apply int8": {"tf32": Tile(8, 0, 0, 4, 1)},
+    "start": {"tf32": Tile(8, 0, 0, 4, 1)},
 }
+"""By kernel and product; kernels without a product have one entry. int8 rows have all columns."""
 
 
 def power_of_2(number: int) -> int:

@@ -18,7 +18,8 @@ def learn_(
     column,
     momentum,
     lr,
-    key,
+    key_low,
+    key_high,
     first_class,
     PARTS: tl.constexpr,
     D: tl.constexpr,
@@ -27,19 +28,20 @@ def learn_(
     """Store v = momentum v + gradient and w -= lr v for a tile; without momentum, v = gradient."""
     velocity = gradient
     if PARTS == 2:
-        velocity += momentum * load_rows(
-            table, scales, row, used, mask, column, 1, PARTS, D, FORMAT
-        )
+        before = load_rows(table, scales, row, used, mask, column, 1, PARTS, D, FORMAT)
+        velocity += momentum * before
         store_rows(
-            velocity, table, scales, row, used, mask, column, key, first_class, 1, PARTS, D, FORMAT
-        )
+            velocity, table, scales, row, used, mask, column,
+            key_low, key_high, first_class, 1, PARTS, D, FORMAT, True,
+        )  # fmt: skip
     weight -= lr * velocity
     store_rows(
-        weight, table, scales, row, used, mask, column, key, first_class, 0, PARTS, D, FORMAT
-    )
+        weight, table, scales, row, used, mask, column,
+        key_low, key_high, first_class, 0, PARTS, D, FORMAT, True,
+    )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["first", "count", "key", "first_class"])
+@triton.jit(do_not_specialize=["first", "count", "key_low", "key_high", "first_class"])
 def update_kernel(
     table,
     scales,
@@ -55,7 +57,8 @@ def update_kernel(
     momentum,
     decay,
     lr,
-    key,
+    key_low,
+    key_high,
     first_class,
     PARTS: tl.constexpr,
     D: tl.constexpr,
@@ -92,7 +95,7 @@ def update_kernel(
         acc += (decay - pull)[:, None] * weight
         learn_(
             acc, weight, table, scales, row, used, mask, column,
-            momentum, lr, key, first_class, PARTS, D, FORMAT,
+            momentum, lr, key_low, key_high, first_class, PARTS, D, FORMAT,
         )  # fmt: skip
     else:
         acc -= pull[:, None] * weight
@@ -100,7 +103,7 @@ def update_kernel(
         tl.store(gradient + place.to(tl.int64)[:, None] * D + column[None, :], acc, mask=exists)
 
 
-@triton.jit(do_not_specialize=["first", "count", "key", "first_class"])
+@triton.jit(do_not_specialize=["first", "count", "key_low", "key_high", "first_class"])
 def apply_kernel(
     table,
     scales,
@@ -112,7 +115,8 @@ def apply_kernel(
     momentum,
     decay,
     lr,
-    key,
+    key_low,
+    key_high,
     first_class,
     PARTS: tl.constexpr,
     D: tl.constexpr,
@@ -134,5 +138,5 @@ def apply_kernel(
     total = tl.load(at, mask=mask, other=0.0) + decay * weight
     learn_(
         total, weight, table, scales, row, used, mask, column,
-        momentum, lr, key, first_class, PARTS, D, FORMAT,
+        momentum, lr, key_low, key_high, first_class, PARTS, D, FORMAT,
     )  # fmt: skip
