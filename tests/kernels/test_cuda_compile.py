@@ -1,0 +1,59 @@
+"""The Triton kernels compiled ahead of time for sm_80 and sm_90: no spills, and they fit."""
+
+from typing import Any
+
+import pytest
+from triton_process import compiled, needs_triton
+
+pytestmark = needs_triton
+
+NO_PRODUCT = ("join_kernel", "probability_kernel", "apply_kernel", "start_kernel")
+
+
+def faults(capability: int, row_format: str, precision: Any, sizes: dict[str, Any]) -> list[str]:
+    """What is wrong with the kernels of a step of the head."""
+    from facescale.kernels.cuda.catalogue import head_launches
+    from facescale.kernels.cuda.resources import SHARED_LIMIT, compile_launch
+
+    found, names = [], set()
+    for launch in head_launches(row_format, precision, **sizes):
+        name, use = launch.kernel.__name__, compile_launch(launch, capability)
+        names.add(name)
+        if use.stack or use.local or use.shared > SHARED_LIMIT[capability]:
+            found.append(f"{name}: {use}")
+        if (use.tensor_core > 0) == (name in NO_PRODUCT):
+            found.append(f"{name}: {use.tensor_core} tensor-core instructions")
+    assert len(names) == 7, names
+    return found
+
+
+@pytest.mark.parametrize(
+    ("row_format", "precision"), [("float32", "tf32x3"), ("bfloat16", "tf32"), ("int8", "bf16")]
+)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_of_the_head_spill_nothing_and_use_tensor_cores(
+    capability: int, row_format: str, precision: str
+) -> None:
+    assert not compiled(faults, capability, row_format, precision, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["tf32x3", "tf32", "bf16"])
+@pytest.mark.parametrize("row_format", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"parts": 1, "gather": False},
+        {"samples": 16},
+        {"samples": 4096},
+        {"samples": 50, "dim": 16},
+        {"dim": 64},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_of_the_head_fit_at_other_sizes(
+    capability: int, sizes: dict[str, Any], row_format: str, precision: str
+) -> None:
+    assert not compiled(faults, capability, row_format, precision, sizes)
