@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from triton_process import compiled, needs_triton
 
 pytestmark = needs_triton
@@ -35,6 +36,36 @@ def test_kernels_of_the_head_spill_nothing_and_use_tensor_cores(
     capability: int, row_format: str, precision: str
 ) -> None:
     assert not compiled(faults, capability, row_format, precision, {})
+
+
+def norm_faults(capability: int, dtype_name: str, channels: int) -> list[str]:
+    """What is wrong with the kernels of BatchNorm."""
+    import torch
+
+    from facescale.kernels.cuda.catalogue import norm_launches
+    from facescale.kernels.cuda.resources import SHARED_LIMIT, compile_launch
+
+    seen = norm_launches(getattr(torch, dtype_name), channels)
+    assert len({launch.kernel.__name__ for launch in seen}) == 5
+    uses = [(launch.kernel.__name__, compile_launch(launch, capability)) for launch in seen]
+    limit = SHARED_LIMIT[capability]
+    return [f"{name}: {use}" for name, use in uses if use.stack or use.local or use.shared > limit]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_of_batch_norm_spill_nothing(capability: int, dtype: str) -> None:
+    assert not compiled(norm_faults, capability, dtype, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("channels", [16, 24, 192, 512])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_of_batch_norm_fit_at_other_sizes(
+    capability: int, channels: int, dtype: str
+) -> None:
+    assert not compiled(norm_faults, capability, dtype, channels)
 
 
 @pytest.mark.slow

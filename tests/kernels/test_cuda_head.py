@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+
 from triton_process import interpreted, needs_triton
 
 pytestmark = needs_triton
@@ -136,11 +137,12 @@ def step_errors(
 ) -> dict[str, float]:
     """Relative errors of one step by the kernels; runs where they are interpreted."""
     from facescale.kernels.cuda import head
+    from facescale.kernels.cuda.operands import Drawn, Rates
 
     with poison():
         problem = Problem(name, parts, dim, count, samples, gather)
         batch = problem.unit.bfloat16() if precision == "bf16" else problem.unit
-        drawn = head.Drawn(problem.table, dim, count, problem.index, 0 if gather else 3)
+        drawn = Drawn(problem.table, dim, count, problem.index, 0 if gather else 3)
         kept = count if kept is None else kept
         logits = nan(kept, samples)
         mode: Any = precision
@@ -166,7 +168,7 @@ def step_errors(
         to_batch = head.to_batch(drawn, logits, mode)
         assert torch.equal(to_batch, head.to_batch(drawn, logits, mode))
         errors["to_batch"] = relative(to_batch, problem.to_batch)
-        rates = head.Rates(LR, MOMENTUM, DECAY, KEY, FIRST_CLASS)
+        rates = Rates(LR, MOMENTUM, DECAY, KEY, FIRST_CLASS)
         if copies:
             gradient = head.gradient(drawn, logits, batch, radial, mode)
             errors["gradient"] = relative(gradient, problem.gradient)
@@ -247,14 +249,15 @@ def test_rows_of_few_bits_learn_up_to_their_rounding(name: str, step: float, par
 def rounding(name: str) -> None:
     """Without a learning rate the new momentum is the gradient itself, rounded."""
     from facescale.kernels.cuda import head
+    from facescale.kernels.cuda.operands import Drawn, Rates
 
     dim, index = 32, torch.tensor([3, -1, 0, 6])
     generator = torch.Generator().manual_seed(1)
     table = make_table(generator, 9, 2, dim, name)
     before = table.clone()
     total = torch.randn(len(index), dim, generator=generator)
-    rates = head.Rates(0.0, 0.0, 0.0, KEY, FIRST_CLASS)
-    drawn = head.Drawn(table, dim, len(index), index)
+    rates = Rates(0.0, 0.0, 0.0, KEY, FIRST_CLASS)
+    drawn = Drawn(table, dim, len(index), index)
     head.apply_(drawn, total.clone(), torch.zeros(1, dtype=torch.int32), rates)
     used = index >= 0
     rows, total = index[used], total[used]
@@ -279,24 +282,31 @@ def test_rounding_is_a_function_of_key_class_part_and_column(name: str) -> None:
 
 
 def lost_row() -> None:
+    """NaN as a GPU makes it, with all bits set."""
     from facescale.kernels.cuda import head
+    from facescale.kernels.cuda.operands import Drawn, Rates
 
     table = torch.zeros(4, 1, 36, dtype=torch.uint8)
     total = torch.ones(4, 32)
-    total[2, 5] = torch.nan
-    drawn = head.Drawn(table, 32, 4)
-    head.apply_(drawn, total, torch.zeros(1, dtype=torch.int32), head.Rates(0.1, 0.9, 0.0))
+    total.view(torch.int32)[2, 5] = 0x7FFFFFFF
+    drawn = Drawn(table, 32, 4)
+    head.apply_(drawn, total, torch.zeros(1, dtype=torch.int32), Rates(0.1, 0.9, 0.0))
     scale = table[:, 0, 32:].contiguous().view(torch.float32)[:, 0]
     assert scale.isfinite().tolist() == [True, True, False, True]
+    halves = torch.zeros(4, 1, 32, dtype=torch.bfloat16)
+    drawn = Drawn(halves, 32, 4)
+    head.apply_(drawn, total, torch.zeros(1, dtype=torch.int32), Rates(0.1, 0.9, 0.0, KEY))
+    assert halves.isnan().nonzero().tolist() == [[2, 0, 5]]
 
 
-def test_an_int8_row_that_is_not_finite_stays_so() -> None:
+def test_a_row_that_is_not_finite_stays_so() -> None:
     interpreted(lost_row)
 
 
 def empty_slots() -> None:
     """A step with empty slots is the step without them."""
     from facescale.kernels.cuda import head
+    from facescale.kernels.cuda.operands import Drawn, Rates
 
     with poison():
         problem = Problem("float32", 2, 32, 75, 9, True)
@@ -305,7 +315,7 @@ def empty_slots() -> None:
         index = torch.full((100,), -1)
         index[slots] = problem.index
         own = torch.where(problem.own >= 0, slots[problem.own], -1)
-        drawn, logits = head.Drawn(problem.table, 32, 100, index), nan(100, 9)
+        drawn, logits = Drawn(problem.table, 32, 100, index), nan(100, 9)
         seen = head.forward(drawn, problem.unit, own, SCALE, "tf32x3", logits)
         assert (seen.log_sum - problem.log_sum).abs().max() < 1e-5
         factor, log_sum = torch.tensor(FACTOR), problem.log_sum.float()
@@ -316,7 +326,7 @@ def empty_slots() -> None:
         gradient = head.gradient(drawn, logits, problem.unit, radial, "tf32x3")
         assert relative(gradient[slots], problem.gradient) < 1e-5
         assert (gradient[index < 0] == 0).all()
-        rates = head.Rates(LR, MOMENTUM, DECAY)
+        rates = Rates(LR, MOMENTUM, DECAY)
         for bad in (1, 0):
             flag = torch.tensor([bad], dtype=torch.int32)
             head.update_(drawn, logits, problem.unit, radial, flag, rates, "tf32x3")
@@ -331,12 +341,13 @@ def test_empty_slots_change_nothing_and_a_bad_batch_moves_nothing() -> None:
 def no_underflow(scale: float) -> None:
     """exp(logit - scale) would be 0 in float32."""
     from facescale.kernels.cuda import head
+    from facescale.kernels.cuda.operands import Drawn
 
     unit = functional.normalize(torch.randn(6, 32))
     table = -unit.repeat(20, 1)[:, None] + 0.1 * torch.randn(120, 1, 32)
     none = torch.full((6,), -1)
     logits = nan(0, 6)
-    seen = head.forward(head.Drawn(table, 32, 120), unit, none, scale, "tf32x3", logits)
+    seen = head.forward(Drawn(table, 32, 120), unit, none, scale, "tf32x3", logits)
     truth = scale * functional.normalize(table[:, 0].double()) @ unit.double().T
     assert (seen.log_sum - truth.logsumexp(0)).abs().max() < 1e-6 * scale
 
@@ -347,17 +358,18 @@ def test_the_largest_scale_loses_no_logit() -> None:
 
 def nothing_else() -> None:
     from facescale.kernels.cuda import head
+    from facescale.kernels.cuda.operands import Drawn
 
     unit, table = functional.normalize(torch.randn(3, 16)), torch.randn(1, 2, 16)
     none = torch.zeros(3, dtype=torch.int64)
-    seen = head.forward(head.Drawn(table, 16, 1), unit, none, 64.0, "tf32x3", nan(1, 3))
+    seen = head.forward(Drawn(table, 16, 1), unit, none, 64.0, "tf32x3", nan(1, 3))
     assert (seen.log_sum == -torch.inf).all()
     cosine = functional.normalize(table[:, 0]) @ unit.T
     assert (seen.own_cosine - cosine[0]).abs().max() < 1e-6
-    empty = head.forward(head.Drawn(table[:0], 16, 0), unit, none - 1, 64.0, "tf32x3", nan(0, 3))
+    empty = head.forward(Drawn(table[:0], 16, 0), unit, none - 1, 64.0, "tf32x3", nan(0, 3))
     assert (empty.log_sum == -torch.inf).all()
     assert (empty.own_cosine == 0).all()
-    assert (head.to_batch(head.Drawn(table[:0], 16, 0), nan(0, 3), "tf32x3") == 0).all()
+    assert (head.to_batch(Drawn(table[:0], 16, 0), nan(0, 3), "tf32x3") == 0).all()
 
 
 def test_a_shard_without_other_rows_adds_nothing() -> None:
@@ -368,12 +380,12 @@ def start_values(name: str) -> None:
     """Against Python's functions of float64 and the same bits."""
     import math
 
-    from facescale.kernels.cuda import head
+    from facescale.kernels.cuda.operands import Drawn
     from facescale.kernels.cuda.start import start_
 
     dim, index = 48, torch.tensor([5, 2, -1, 0, 7, 8, 9, 10, 11, 12])
     table = make_table(torch.Generator().manual_seed(1), 14, 2, dim, name) * 0
-    start_(head.Drawn(table, dim, len(index), index), KEY, FIRST_CLASS, 0.01)
+    start_(Drawn(table, dim, len(index), index), KEY, FIRST_CLASS, 0.01)
     rows = index[index >= 0]
     random = (noise(rows, 0, dim) >> 8).double() / 2**24
     radius = (-2 * (random[:, ::2] + 2**-24).log()).sqrt()

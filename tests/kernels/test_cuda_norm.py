@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+
 from triton_process import interpreted, needs_triton
 
 pytestmark = needs_triton
@@ -66,7 +67,7 @@ def norm_errors(
     inputs = [t.requires_grad_() for t in exact if t is not None]
     image, w, b, s, rest = exact
     assert image is not None
-    truth = functional.batch_norm(image, *before, w, b, training, MOMENTUM, EPS)
+    truth = functional.batch_norm(image, before[0], before[1], w, b, training, MOMENTUM, EPS)
     truth = truth if s is None else functional.prelu(truth, s)
     truth = truth if rest is None else truth + rest
     expected = torch.autograd.grad(truth, inputs, gradient.double())

@@ -5,6 +5,7 @@ import triton.language as tl
 
 from facescale.kernels.cuda.rows import dot, drawn_rows, load_rows, tile_mask
 
+LOWEST = tl.constexpr(-1e30)  # below every logit
 SMALLEST_SQUARE = tl.constexpr(1e-24)  # of a centre's length, as torch.nn.functional.normalize
 
 
@@ -40,6 +41,15 @@ def cosine_tile(
     return acc * inverse[:, None], inverse
 
 
+@triton.jit
+def softmax_parts(logit, counts):
+    """Highest logit that counts, and sum of exponentials relative to it; (B,) each."""
+    highest = tl.max(tl.where(counts, logit, -float("inf")), 0)
+    # Where none counts, a finite one, and a sum of 0.
+    highest = tl.where(highest == -float("inf"), LOWEST, highest)
+    return highest, tl.sum(tl.where(counts, tl.exp(logit - highest[None, :]), 0.0), 0)
+
+
 @triton.jit(do_not_specialize=["first", "count", "num_kept"])
 def forward_kernel(
     table,
@@ -67,10 +77,7 @@ def forward_kernel(
     B: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """Logits of R rows and B samples; see `head.forward`.
-
-    Samples are the fast axis of the grid, so that the rows come from the cache but once.
-    """
+    """Logits of R rows and B samples, the fast axis: rows come from memory once."""
     tiles = tl.cdiv(num_samples, B)
     block = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
@@ -86,20 +93,15 @@ def forward_kernel(
     at = logits + place.to(tl.int64)[:, None] * num_samples + sample[None, :]
     tl.store(at, logit, mask=(place < num_kept)[:, None] & here[None, :])
     if STATISTICS:
-        # 0 marks a place that is not in use.
-        length = tl.where(used, length, 0.0)
+        length = tl.where(used, length, 0.0)  # 0: not in use
         tl.store(inverse + place, length, mask=(place < count) & (tile == 0))
         own = tl.load(own_place + sample, mask=here, other=-1).to(tl.int32)
         own = own[None, :] == place[:, None]
         found = tl.max(own.to(tl.int32), 0) > 0
         tl.store(own_cosine + sample, tl.sum(tl.where(own, cosine, 0.0), 0), mask=found)
-        other = used[:, None] & (own == 0)
-        highest = tl.max(tl.where(other, logit, -float("inf")), 0)
-        # A block with no row but a sample's own has no highest logit, and a sum of 0.
-        highest = tl.where(highest == -float("inf"), -1e30, highest)
-        terms = tl.where(other, tl.exp(logit - highest[None, :]), 0.0)
+        highest, terms = softmax_parts(logit, used[:, None] & (own == 0))
         tl.store(peak + block * num_samples + sample, highest, mask=here)
-        tl.store(total + block * num_samples + sample, tl.sum(terms, 0), mask=here)
+        tl.store(total + block * num_samples + sample, terms, mask=here)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
@@ -107,18 +109,18 @@ def join_kernel(peak, total, log_sum, num_blocks, num_samples, P: tl.constexpr, 
     """Join the statistics of all blocks, in an order that is always the same."""
     sample = tl.program_id(0) * B + tl.arange(0, B)
     here = sample < num_samples
-    highest = tl.full((B,), -1e30, tl.float32)
+    highest = tl.full((B,), LOWEST, tl.float32)
     for start in range(0, num_blocks, P):
         block = start + tl.arange(0, P)
         mask = (block < num_blocks)[:, None] & here[None, :]
         at = block[:, None] * num_samples + sample[None, :]
-        highest = tl.maximum(highest, tl.max(tl.load(peak + at, mask=mask, other=-1e30), 0))
+        highest = tl.maximum(highest, tl.max(tl.load(peak + at, mask=mask, other=LOWEST), 0))
     terms = tl.zeros((B,), tl.float64)
     for start in range(0, num_blocks, P):
         block = start + tl.arange(0, P)
         mask = (block < num_blocks)[:, None] & here[None, :]
         at = block[:, None] * num_samples + sample[None, :]
-        factor = tl.exp(tl.load(peak + at, mask=mask, other=-1e30) - highest[None, :])
+        factor = tl.exp(tl.load(peak + at, mask=mask, other=LOWEST) - highest[None, :])
         part = tl.load(total + at, mask=mask, other=0.0) * factor
         terms += tl.sum(part.to(tl.float64), 0)
     tl.store(log_sum + sample, highest.to(tl.float64) + tl.log(terms), mask=here)

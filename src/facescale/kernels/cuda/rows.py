@@ -47,7 +47,7 @@ def drawn_rows(rows, place, first, count, GATHER: tl.constexpr):
 
 @triton.jit
 def tile_mask(used, column, D: tl.constexpr, BD: tl.constexpr):
-    """Elements of a tile of rows and columns that exist; columns are free where `BD` divides `D`."""
+    """Elements of a tile that exist; columns are not asked for where `BD` divides `D`."""
     if D % BD == 0:
         mask = used[:, None] & (column >= 0)[None, :]
     else:
@@ -81,6 +81,33 @@ def load_rows(
 
 
 @triton.jit
+def round_bfloat16(numbers, noise, RANDOM: tl.constexpr):
+    """Round up or down by 32 random bits each, else to the nearest, and to even in the middle."""
+    exact = numbers.to(tl.uint32, bitcast=True)
+    more = noise & 0xFFFF if RANDOM else 0x7FFF + ((exact >> 16) & 1)
+    # The NaN of a GPU has all bits set: one more would make it a 0.
+    exact = tl.where(numbers == numbers, exact + more, exact)
+    return (exact & 0xFFFF0000).to(tl.float32, bitcast=True).to(tl.bfloat16)
+
+
+@triton.jit
+def fit_int8(numbers, mask, before, noise, RANDOM: tl.constexpr):
+    """Levels and scales for rows that had the scales `before`.
+
+    A scale stays as long as the row fits into it and fills half of it, so that a number that does
+    not change stays on its level. A row that is not finite gets a scale that is not.
+    """
+    largest = tl.max(tl.where(mask, tl.abs(numbers), 0.0), 1)
+    largest = tl.where(tl.max((numbers != numbers).to(tl.int32), 1) > 0, float("nan"), largest)
+    needed = tl.div_rn(largest, tl.zeros_like(largest) + LEVELS)
+    scale = tl.where((needed <= before) & (needed >= before * 0.5), before, ROOM * needed)
+    divisor = tl.where(scale > 0, scale, 1.0)[:, None]
+    level = tl.div_rn(numbers, divisor + tl.zeros_like(numbers))
+    level = tl.floor(level + (uniform(noise) if RANDOM else 0.5))
+    return tl.minimum(tl.maximum(level, -LEVELS), LEVELS).to(tl.int8), scale
+
+
+@triton.jit
 def store_rows(
     numbers,
     table,
@@ -98,44 +125,22 @@ def store_rows(
     FORMAT: tl.constexpr,
     RANDOM: tl.constexpr,
 ):
-    """Store a tile as `load_rows` loads it.
+    """Store a tile as `load_rows` loads it; of int8 rows it holds all columns.
 
     Where the format has fewer bits, numbers are rounded at random if `RANDOM`, else to the nearest.
-    A tile of int8 rows holds all columns. Its scale stays as long as the row fits into it and
-    fills half of it, so that a number that does not change stays on its level; a row that is not
-    finite gets a scale that is not.
     """
     line = row * PARTS + PART
-    if FORMAT == "int8":
-        here = table + (line * (D + 4))[:, None] + column[None, :]
-    else:
-        here = table + (line * D)[:, None] + column[None, :]
     if FORMAT == "float32":
-        tl.store(here, numbers, mask=mask)
+        tl.store(table + (line * D)[:, None] + column[None, :], numbers, mask=mask)
     else:
         low, high = child(word(key_low), word(key_high), first_class + row)
         noise = bits(low[:, None], high[:, None], (column + PART * D).to(tl.uint32)[None, :])
         if FORMAT == "bfloat16":
-            exact = numbers.to(tl.uint32, bitcast=True)
-            if RANDOM:
-                exact += noise & 0xFFFF
-            else:  # to the nearest, and to even in the middle
-                exact += 0x7FFF + ((exact >> 16) & 1)
-            rounded = (exact & 0xFFFF0000).to(tl.float32, bitcast=True)
-            tl.store(here, rounded.to(tl.bfloat16), mask=mask)
+            rounded = round_bfloat16(numbers, noise, RANDOM)
+            tl.store(table + (line * D)[:, None] + column[None, :], rounded, mask=mask)
         else:
             scale_at = scales + line * (D // 4 + 1) + D // 4
-            old = tl.load(scale_at, mask=used, other=0.0)
-            needed = tl.div_rn(tl.max(tl.where(mask, tl.abs(numbers), 0.0), 1), LEVELS + 0 * old)
-            lost = tl.max((numbers != numbers).to(tl.int32), 1) > 0
-            needed = tl.where(lost, float("nan"), needed)
-            scale = tl.where((needed <= old) & (needed >= old * 0.5), old, ROOM * needed)
-            divisor = tl.where(scale > 0, scale, 1.0)[:, None]
-            level = tl.div_rn(numbers, divisor + tl.zeros_like(numbers))
-            if RANDOM:
-                level = tl.floor(level + uniform(noise))
-            else:
-                level = tl.floor(level + 0.5)
-            level = tl.minimum(tl.maximum(level, -LEVELS), LEVELS)
-            tl.store(here, level.to(tl.int8), mask=mask)
+            before = tl.load(scale_at, mask=used, other=0.0)
+            level, scale = fit_int8(numbers, mask, before, noise, RANDOM)
+            tl.store(table + (line * (D + 4))[:, None] + column[None, :], level, mask=mask)
             tl.store(scale_at, scale, mask=used)

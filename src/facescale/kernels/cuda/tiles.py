@@ -63,5 +63,5 @@ def power_of_2(number: int) -> int:
 
 
 def sample_tile(samples: int, most: int) -> int:
-    """Samples of a tile: no more than there are."""
-    return min(most, power_of_2(samples))
+    """Samples of a tile: no more than there are, but for a power of 2 that is at least 32."""
+    return min(most, max(32, power_of_2(samples)))

@@ -41,6 +41,33 @@ def learn_(
     )  # fmt: skip
 
 
+@triton.jit
+def product_tile(
+    product,
+    batch,
+    place,
+    used,
+    column,
+    num_samples,
+    D: tl.constexpr,
+    R: tl.constexpr,
+    B: tl.constexpr,
+    BD: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Tile (R, BD) of product @ batch."""
+    acc = tl.zeros((R, BD), tl.float32)
+    for start in range(0, num_samples, B):
+        sample = start + tl.arange(0, B)
+        here = sample < num_samples
+        at = product + place.to(tl.int64)[:, None] * num_samples + sample[None, :]
+        share = tl.load(at, mask=used[:, None] & here[None, :], other=0.0)
+        exists = tile_mask(here, column, D, BD)
+        unit = tl.load(batch + sample[:, None] * D + column[None, :], mask=exists, other=0.0)
+        acc = dot(share, unit, acc, PRECISION)
+    return acc
+
+
 @triton.jit(do_not_specialize=["first", "count", "key_low", "key_high", "first_class"])
 def update_kernel(
     table,
@@ -70,23 +97,14 @@ def update_kernel(
     B: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """product @ batch for R rows and BD columns, learnt at once or stored; see `head.update_`."""
-    if LEARN:
-        if tl.load(bad) != 0:
-            return
+    """Gradient of R rows and BD columns, learnt at once or stored; see `head.update_`."""
+    if LEARN and tl.load(bad) != 0:
+        return
     wide = tl.cdiv(D, BD)
     place = tl.program_id(0) // wide * R + tl.arange(0, R)
     column = tl.program_id(0) % wide * BD + tl.arange(0, BD)
     row, used = drawn_rows(rows, place, first, count, GATHER)
-    acc = tl.zeros((R, BD), tl.float32)
-    for start in range(0, num_samples, B):
-        sample = start + tl.arange(0, B)
-        here = sample < num_samples
-        at = product + place.to(tl.int64)[:, None] * num_samples + sample[None, :]
-        share = tl.load(at, mask=used[:, None] & here[None, :], other=0.0)
-        exists = tile_mask(here, column, D, BD)
-        unit = tl.load(batch + sample[:, None] * D + column[None, :], mask=exists, other=0.0)
-        acc = dot(share, unit, acc, PRECISION)
+    acc = product_tile(product, batch, place, used, column, num_samples, D, R, B, BD, PRECISION)
     mask = tile_mask(used, column, D, BD)
     weight = load_rows(table, scales, row, used, mask, column, 0, PARTS, D, FORMAT)
     # Only what turns a centre counts: its length does not change a cosine.
