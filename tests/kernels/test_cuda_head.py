@@ -322,6 +322,8 @@ def empty_slots() -> None:
         radial = head.probability_(
             logits, seen.inverse, log_sum, problem.to_own, own, factor, SCALE
         )
+        assert (seen.inverse[index < 0] == 0).all()
+        assert (logits[index < 0] == 0).all()
         assert relative(head.to_batch(drawn, logits, "tf32x3"), problem.to_batch) < 1e-5
         gradient = head.gradient(drawn, logits, problem.unit, radial, "tf32x3")
         assert relative(gradient[slots], problem.gradient) < 1e-5

@@ -1,12 +1,15 @@
-"""Launches of all kernels at real sizes, for `resources` to compile."""
+"""Launches of all kernels at real sizes, for `resources` to compile.
+
+The tables of docs/gpu.md: python -m facescale.kernels.cuda.catalogue
+"""
 
 import torch
 
 from facescale.kernels.cuda import head, norm
 from facescale.kernels.cuda.operands import FORMATS, Drawn, Rates
-from facescale.kernels.cuda.resources import Launch, launches
+from facescale.kernels.cuda.resources import Launch, compile_launch, launches
 from facescale.kernels.cuda.start import start_
-from facescale.kernels.cuda.tiles import Precision
+from facescale.kernels.cuda.tiles import TILES, Precision
 
 STORED = {name: dtype for dtype, name in FORMATS.items()}
 ROWS, SAMPLES, DIM = 36_151, 128, 512  # 360,232 identities at 0.1
@@ -57,3 +60,45 @@ def norm_launches(dtype: torch.dtype, channels: int = 64, size: int = 112) -> li
             norm.batch_norm(x, parameters, values, values, momentum=0.1, eps=1e-5, shortcut=x)
             norm.batch_norm_backward(x, x, parameters, values, values)
     return seen
+
+
+def table(title: str, columns: dict[str, list[Launch]]) -> list[str]:
+    """Lines of Markdown: each kernel's registers and shared memory on sm_80 / sm_90."""
+    lines = [f"| {title} | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for same in zip(*columns.values(), strict=True):
+        cells = [_name(same[0])]
+        for launch in same:
+            uses = [compile_launch(launch, capability) for capability in (80, 90)]
+            registers = " / ".join(str(use.registers) for use in uses)
+            shared = " / ".join(f"{use.shared / 1024:.0f}" for use in uses)
+            spills = sum(use.stack + use.local for use in uses)
+            cells.append(f"{registers}, {shared} KB" + (f", spills {spills} B" if spills else ""))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _name(launch: Launch) -> str:
+    """The kernel, and which of its ways."""
+    ways = {
+        "STATISTICS": {True: "", False: ", logits again"},
+        "LEARN": {True: "", False: ", gradient out"},
+        "ACT": {True: "", False: ", no PReLU"},
+    }
+    chosen = [
+        names[launch.arguments[way]] for way, names in ways.items() if way in launch.arguments
+    ]
+    return launch.kernel.__name__.removesuffix("_kernel") + "".join(chosen)
+
+
+def main() -> None:
+    """Print the tables."""
+    for row_format in STORED:
+        columns = {str(way): head_launches(row_format, way) for way in TILES["forward"]}
+        print("\n".join(table(f"rows in {row_format}", columns)), "\n")
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    norms = {name: norm_launches(dtype) for name, dtype in dtypes.items()}
+    print("\n".join(table("BatchNorm", norms)))
+
+
+if __name__ == "__main__":
+    main()

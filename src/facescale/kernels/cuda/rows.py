@@ -143,4 +143,5 @@ def store_rows(
             before = tl.load(scale_at, mask=used, other=0.0)
             level, scale = fit_int8(numbers, mask, before, noise, RANDOM)
             tl.store(table + (line * (D + 4))[:, None] + column[None, :], level, mask=mask)
+            tl.debug_barrier()  # all threads of the program have read the scale that was there
             tl.store(scale_at, scale, mask=used)

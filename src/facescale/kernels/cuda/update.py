@@ -28,8 +28,11 @@ def learn_(
     """Store v = momentum v + gradient and w -= lr v for a tile; without momentum, v = gradient."""
     velocity = gradient
     if PARTS == 2:
-        before = load_rows(table, scales, row, used, mask, column, 1, PARTS, D, FORMAT)
-        velocity += momentum * before
+        velocity += momentum * load_rows(
+            table, scales, row, used, mask, column, 1, PARTS, D, FORMAT
+        )
+    tl.debug_barrier()  # all threads of the program have read what is overwritten now
+    if PARTS == 2:
         store_rows(
             velocity, table, scales, row, used, mask, column,
             key_low, key_high, first_class, 1, PARTS, D, FORMAT, True,
