@@ -84,10 +84,9 @@ def _name(launch: Launch) -> str:
         "LEARN": {True: "", False: ", gradient out"},
         "ACT": {True: "", False: ", no PReLU"},
     }
-    chosen = [
-        names[launch.arguments[way]] for way, names in ways.items() if way in launch.arguments
-    ]
-    return launch.kernel.__name__.removesuffix("_kernel") + "".join(chosen)
+    given = launch.arguments
+    chosen = [str(names[given[way]]) for way, names in ways.items() if way in given]
+    return str(launch.kernel.__name__).removesuffix("_kernel") + "".join(chosen)
 
 
 def main() -> None:
