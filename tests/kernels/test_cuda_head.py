@@ -156,7 +156,7 @@ def step_errors(
         errors = {
             "logits": relative(logits, problem.logits),
             "own": relative(seen.own_cosine, problem.own_cosine),
-            "log_sum": float((seen.log_sum - problem.log_sum).abs().max()) if samples else 0.0,
+            "log_sum": relative(seen.log_sum, problem.log_sum),
             "inverse": relative(seen.inverse, problem.inverse) if samples else 0.0,
         }
         factor, bad = torch.tensor(FACTOR), torch.zeros(1, dtype=torch.int32)
