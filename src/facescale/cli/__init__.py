@@ -19,6 +19,7 @@ from facescale.cli.parser import Parser, answer, choose
 COMMANDS = {
     "train": "train a backbone and its class centres",
     "verify": "verify a trained backbone on pairs",
+    "ijb": "evaluate a trained model on IJB-B or IJB-C",
     "export": "write a trained backbone as an ONNX graph",
     "unpack": "write a checkpoint as plain safetensors files",
     "plan": "predict the memory of a run, the largest batch and the most identities",

@@ -1,11 +1,18 @@
 """Embed any number of images in batches that are used and forgotten."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from facescale.evaluation.embedding import DecodeRange, _decode_ahead, _evaluating
+
+Watch = Callable[[Iterator[Tensor], int], Iterator[Tensor]]
+
+
+def unwatched(batches: Iterator[Tensor], total: int) -> Iterator[Tensor]:
+    """Pass batches on as they are."""
+    return batches
 
 
 def embed_stream(

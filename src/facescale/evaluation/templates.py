@@ -6,7 +6,8 @@ added to its template's sum when it is embedded, and its embedding need not be k
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from facescale.distributed import Group
 from facescale.evaluation.identification import ClosedSet, OpenSet, closed_set, open_set
 from facescale.evaluation.ijb import IjbSet, Subjects
-from facescale.evaluation.streaming import embed_stream
+from facescale.evaluation.streaming import Watch, embed_stream, unwatched
 from facescale.evaluation.thresholds import TarAtFar, tar_table
 from facescale.evaluation.verification import Floats, Ints, Roc, roc
 
@@ -84,6 +85,20 @@ class IjbResult:
     closed: ClosedSet | None
     open: list[OpenSet]
 
+    def figures(self) -> dict[str, Any]:
+        """All but curve and scores as plain values, fit for JSON."""
+        return {
+            "name": self.name,
+            "images": self.num_images,
+            "templates": self.num_templates,
+            "pairs": len(self.scores),
+            "auc": self.roc.auc,
+            "eer": self.roc.eer,
+            "tar_at_far": [asdict(row) for row in self.tars],
+            "identification": None if self.closed is None else asdict(self.closed),
+            "open_set": [asdict(gallery) for gallery in self.open],
+        }
+
 
 def run_ijb(
     ijb: IjbSet,
@@ -92,6 +107,7 @@ def run_ijb(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     world: Group = ONE_RANK,
+    watch: Watch = unwatched,
 ) -> IjbResult:
     """Embed the aligned images and judge; every rank embeds its share and gets the same answer.
 
@@ -102,11 +118,13 @@ def run_ijb(
         batch_size: Images per forward pass.
         device: Where the network lies.
         world: The ranks that take part.
+        watch: Is given this rank's batches and how many images they are, and passes them on.
     """
     start, stop = (len(ijb) * r // world.size for r in (world.rank, world.rank + 1))
     batches = embed_stream(
         network, ijb.decode_range, start, stop, batch_size, device, flip=weighting.flip
     )
+    batches = watch(batches, stop - start)
     return judge(ijb, pool(ijb, batches, start, weighting, world), world)
 
 
