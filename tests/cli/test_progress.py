@@ -1,5 +1,6 @@
 """Progress passes everything on and says how far it is."""
 
+import time
 from itertools import count
 
 import pytest
@@ -11,7 +12,7 @@ def test_a_log_gets_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = count(0, 20)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     batches = [[0] * 100] * 4
     assert list(progress.show_progress(batches, 400)) == batches
     assert capsys.readouterr().err == (

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from facescale.distributed import Group
 from facescale.evaluation.embedding import DecodeRange, _decode_ahead, _evaluating
 
 Watch = Callable[[Iterator[Tensor], int], Iterator[Tensor]]
@@ -47,3 +50,40 @@ def embed_stream(
             images = batch.to(device)
             rows = network(images).float()
             yield rows + network(images.flip(3)).float() if flip else rows
+
+
+def embed_in_turns(
+    network: nn.Module,
+    decode_range: DecodeRange,
+    num_images: int,
+    world: Group,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    flip: bool = True,
+) -> Iterator[Tensor]:
+    """Embed all images, each rank a batch in turn, and yield them on every rank in their order.
+
+    Arguments as in `embed_stream`; yields up to `batch_size` times the ranks rows, (n, dim).
+    """
+    turn = batch_size * world.size
+    rounds = -(-num_images // turn)
+    starts = range(world.rank * batch_size, num_images, turn)
+    mine = sum(min(batch_size, num_images - start) for start in starts)
+
+    def decode_own(start: int, stop: int) -> NDArray[np.uint8]:
+        first = starts[start // batch_size]
+        return decode_range(first, first + stop - start)
+
+    batches = embed_stream(network, decode_own, 0, mine, batch_size, device, flip)
+    first = next(batches, None)
+    dim = agreed_dim(first, device, world)
+    yield world.gather_rows(torch.zeros(0, dim, device=device) if first is None else first)
+    for _ in range(rounds - 1):
+        batch = next(batches, None)
+        yield world.gather_rows(torch.zeros(0, dim, device=device) if batch is None else batch)
+
+
+def agreed_dim(rows: Tensor | None, device: torch.device | str, world: Group) -> int:
+    """Length of an embedding, also for a rank that has none."""
+    dim = torch.tensor([0 if rows is None else rows.shape[1]], device=device)
+    return int(world.all_gather(dim).max())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from facescale.distributed import Group
 from facescale.evaluation.identification import ClosedSet, OpenSet, closed_set, open_set
 from facescale.evaluation.ijb import IjbSet, Subjects
-from facescale.evaluation.streaming import Watch, embed_stream, unwatched
+from facescale.evaluation.streaming import Watch, agreed_dim, embed_stream, unwatched
 from facescale.evaluation.thresholds import TarAtFar, tar_table
 from facescale.evaluation.verification import Floats, Ints, Roc, roc
 
@@ -125,7 +125,7 @@ def run_ijb(
         network, ijb.decode_range, start, stop, batch_size, device, flip=weighting.flip
     )
     batches = watch(batches, stop - start)
-    return judge(ijb, pool(ijb, batches, start, weighting, world), world)
+    return judge(ijb, pool(ijb, batches, start, weighting, device, world), world)
 
 
 def run_ijb_from_rows(
@@ -162,6 +162,7 @@ def pool(
     batches: Iterable[Tensor],
     start: int,
     weighting: Weighting,
+    device: torch.device | str = "cpu",
     world: Group = ONE_RANK,
 ) -> Templates:
     """Sum embeddings, which come in batches (b, dim) from image `start` on, into templates.
@@ -183,7 +184,10 @@ def pool(
         if sums is None:
             sums = rows.new_zeros(len(numbers), rows.shape[1])
         sums.index_add_(0, torch.from_numpy(place[part]).to(rows.device), rows)
-    sums = _sum_over_ranks(sums, len(numbers), world)
+    dim = agreed_dim(sums, device, world)
+    if sums is None:  # more ranks than images
+        sums = torch.zeros(len(numbers), dim, dtype=torch.float64, device=device)
+    world.all_reduce_(sums)
     lengths = sums.norm(dim=1, keepdim=True)
     bad = torch.nonzero(~((lengths > 0) & lengths.isfinite()).flatten()).flatten().tolist()
     if bad:
@@ -201,19 +205,6 @@ def _places(templates: Ints, media: Ints) -> tuple[Ints, Ints, Floats]:
     keys = place * (media_place.max(initial=0) + 1) + media_place
     _, key_place, counts = np.unique(keys, return_inverse=True, return_counts=True)
     return numbers, place, 1.0 / counts[key_place]
-
-
-def _sum_over_ranks(sums: Tensor | None, num_templates: int, world: Group) -> Tensor:
-    """The whole sums on every rank; a rank without images brings nothing but zeros."""
-    dim = torch.tensor([0 if sums is None else sums.shape[1]])
-    if sums is not None:
-        dim = dim.to(sums.device)
-    elif torch.cuda.is_available() and world.size > 1:
-        dim = dim.to(torch.cuda.current_device())  # CUDA only
-    widest = int(world.all_gather(dim).max())
-    if sums is None:
-        sums = torch.zeros(num_templates, widest, dtype=torch.float64, device=dim.device)
-    return world.all_reduce_(sums)
 
 
 def judge(ijb: IjbSet, templates: Templates, world: Group = ONE_RANK) -> IjbResult:
