@@ -20,6 +20,8 @@ COMMANDS = {
     "train": "train a backbone and its class centres",
     "verify": "verify a trained backbone on pairs",
     "ijb": "evaluate a trained model on IJB-B or IJB-C",
+    "embed": "write the embeddings of images to a file",
+    "identify": "find out who of a gallery is on photographs",
     "export": "write a trained backbone as an ONNX graph",
     "unpack": "write a checkpoint as plain safetensors files",
     "plan": "predict the memory of a run, the largest batch and the most identities",

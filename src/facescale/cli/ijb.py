@@ -65,8 +65,7 @@ def _stored(path: str) -> NDArray[np.float32]:
 
 
 def _show(result: IjbResult) -> None:
-    terminal = Console(highlight=False)
-    terminal.width = max(terminal.width, 100)  # no figure is cut, not even in a narrow window
+    terminal = Console(highlight=False, width=10_000)  # no figure is cut
     terminal.print(
         f"{result.name}: {result.num_images:,} images, {result.num_templates:,} templates, "
         f"{len(result.scores):,} pairs; AUC {result.roc.auc:.6f}, EER {100 * result.roc.eer:.2f} %"

@@ -1,0 +1,135 @@
+"""Embeddings of many images in a `.npz` file, with whose they are and which model made them."""
+
+import json
+import secrets
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from facescale.evaluation.verification import Ints
+from facescale.files import naming
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """What a file of embeddings holds.
+
+    Attributes:
+        embeddings: (n, dim) float32, not normalised.
+        labels: (n,) the person of each.
+        people: Names of the people, by label.
+        files: Where each image came from; empty if that is its number in a data set.
+        model: How the model was opened, as options of `facescale embed`.
+    """
+
+    embeddings: NDArray[np.float32]
+    labels: Ints
+    people: Sequence[str]
+    files: Sequence[str]
+    model: dict[str, Any]
+
+
+def write_embedded(
+    path: Path,
+    batches: Iterable[Tensor],
+    num_images: int,
+    labels: Ints,
+    people: Sequence[str],
+    files: Sequence[str],
+    model: dict[str, Any],
+) -> None:
+    """Write batches (b, dim) to `path` as they come; the file appears whole or not at all.
+
+    `labels` (n,) is read after the last batch. Other arguments as in `Embedded`.
+
+    Raises:
+        OSError: It could not be written.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with naming(path), zipfile.ZipFile(partial, "x", zipfile.ZIP_STORED) as archive:
+            _write_rows(archive, batches, num_images)
+            texts = {"people": people, "files": files, "model": [json.dumps(model)]}
+            arrays = {"labels": labels} | {k: np.array(v, np.str_) for k, v in texts.items()}
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
+        with naming(path):
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_rows(archive: zipfile.ZipFile, batches: Iterable[Tensor], num_images: int) -> None:
+    """The rows as one array, though they never are together in memory."""
+    with archive.open("embeddings.npy", "w", force_zip64=True) as file:
+        written = 0
+        for batch in batches:
+            rows = np.ascontiguousarray(batch.float().cpu().numpy())
+            if not written:
+                shape = (num_images, rows.shape[1])
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(rows.astype("<f4", copy=False).tobytes())
+            written += len(rows)
+    assert written == num_images
+
+
+def read_embedded(path: Path | str) -> Embedded:
+    """Read a file that `facescale embed` wrote.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Another kind of file, or a damaged one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; facescale embed MODEL SOURCE OUT makes one")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = Embedded(
+                embeddings=arrays["embeddings"],
+                labels=arrays["labels"],
+                people=arrays["people"].tolist(),
+                files=arrays["files"].tolist(),
+                model=json.loads(arrays["model"][0]),
+            )
+    except Exception as error:  # damaged archives raise errors of every kind
+        raise ValueError(f"{path} is not a file of facescale embed: {error}") from error
+    if not len(found.embeddings) == len(found.labels) > 0:
+        raise ValueError(f"{path} has no embeddings, or not one label for each")
+    return found
+
+
+def person_templates(embedded: Embedded) -> tuple[Tensor, Ints]:
+    """One unit row for each person with an image, the sum of the unit embeddings; and the labels.
+
+    Returns:
+        (people, dim) in float32, and their labels (people,), rising.
+
+    Raises:
+        ValueError: Embeddings are zero or not finite.
+    """
+    rows = unit_rows(embedded.embeddings)
+    people, place = np.unique(embedded.labels, return_inverse=True)
+    sums = torch.zeros(len(people), rows.shape[1]).index_add_(0, torch.from_numpy(place), rows)
+    return normalize(sums), people
+
+
+def unit_rows(embeddings: NDArray[np.float32]) -> Tensor:
+    """(n, dim) rows of length 1; ValueError if one has no direction."""
+    rows = torch.from_numpy(embeddings)
+    lengths = rows.norm(dim=1, keepdim=True)
+    bad = torch.nonzero(~((lengths > 0) & lengths.isfinite()).flatten()).flatten().tolist()
+    if bad:
+        raise ValueError(f"{len(bad)} embeddings are zero or not finite, number {bad[0]} first")
+    unit: Tensor = rows / lengths
+    return unit

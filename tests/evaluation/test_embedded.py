@@ -1,0 +1,176 @@
+"""Faces from folders and photographs, embedded by ranks in turn, written and read again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from facescale.distributed import make_mesh
+from facescale.evaluation.alignment import TEMPLATE, align
+from facescale.evaluation.embedded import (
+    person_templates,
+    read_embedded,
+    write_embedded,
+)
+from facescale.evaluation.faces import find_points, open_faces, read_points
+from facescale.evaluation.streaming import embed_in_turns
+from facescale.evaluation.watchlist import make_watchlist
+
+
+class Colours(nn.Module):
+    """Mean colours of quarters of an image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
+
+
+def save_picture(path: Path, seed: int, size: int = 112) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(11):
+        save_picture(tmp_path / "set" / f"person{number % 3}" / f"{number}.png", number)
+    return tmp_path / "set"
+
+
+def embed_as_rank(rank: int, folder: Path, batch_size: int) -> Any:
+    faces = open_faces(folder)
+    batches = embed_in_turns(
+        Colours(), faces.decode_range, len(faces), make_mesh().world, batch_size
+    )
+    return torch.cat(list(batches)).numpy()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 64])
+def test_ranks_in_turn_give_all_rows_in_order(
+    folder: Path, run_ranks: Callable[..., list[Any]], batch_size: int
+) -> None:
+    faces = open_faces(folder)
+    images = torch.from_numpy(faces.decode_range(0, 11)).permute(0, 3, 1, 2)
+    expected = (Colours()(images) + Colours()(images.flip(3))).numpy()
+    np.testing.assert_allclose(embed_as_rank(0, folder, batch_size), expected, rtol=1e-6)
+    for found in run_ranks(embed_as_rank, 3, folder, batch_size):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path, rows = tmp_path / "a.npz", torch.randn(7, 3)
+    labels = np.array([0, 1, 1, 0, 2, 2, 2])
+    people, model = ["ä", "b", "c"], {"model": "m", "flip": True}
+    write_embedded(path, rows.split(3), 7, labels, people, [], model)
+    found = read_embedded(path)
+    np.testing.assert_array_equal(found.embeddings, rows.numpy())
+    assert found.labels.tolist() == labels.tolist()
+    assert found.people == people
+    assert found.files == []
+    assert found.model == model
+    assert [file.name for file in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"before")
+
+    def broken() -> Any:
+        yield torch.ones(2, 3)
+        raise ValueError("image 3 is damaged")
+
+    with pytest.raises(ValueError, match="image 3 is damaged"):
+        write_embedded(path, broken(), 4, np.zeros(4, np.int64), [], [], {})
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
+    with pytest.raises(ValueError, match=r"a.npz is not a file of facescale embed"):
+        read_embedded(path)
+    with pytest.raises(FileNotFoundError, match="facescale embed MODEL SOURCE OUT makes one"):
+        read_embedded(tmp_path / "b.npz")
+
+
+def test_points_align_photographs_and_their_lack_is_named(tmp_path: Path) -> None:
+    photo = tmp_path / "ann" / "1.png"
+    save_picture(photo, 0, size=200)
+    save_picture(tmp_path / "bob" / "1.png", 1, size=200)
+    points = 1.5 * TEMPLATE + 10
+    names = ",".join(f"{axis}{i}" for i in range(5) for axis in "xy")
+    numbers = ",".join(f"{number:.2f}" for number in points.flatten())
+    table = tmp_path / "points.csv"
+    table.write_text(f"file,detected,{names}\nann/1.png,1,{numbers}\nbob/1.png,0{',' * 10}\n")
+    faces = open_faces(tmp_path, read_points(table))
+    pixels = np.asarray(Image.open(photo))
+    np.testing.assert_array_equal(
+        faces.decode_range(0, 1)[0], align(pixels, np.round(points, 2).astype(np.float32))
+    )
+    with pytest.raises(ValueError, match=r"bob/1\.png: no five points are known of it"):
+        faces.decode_range(1, 2)
+    with pytest.raises(ValueError, match=r"ann/1\.png: 200 x 200 pixels, so not an aligned face"):
+        open_faces(tmp_path).decode_range(0, 1)
+    assert open_faces(tmp_path, stretch=True).decode_range(0, 1).shape == (1, 112, 112, 3)
+    table.write_text("file,x0,y0\n")
+    with pytest.raises(ValueError, match="has no column 'x1'"):
+        read_points(table)
+
+
+def test_the_longest_known_name_wins() -> None:
+    one, two = np.zeros((5, 2), np.float32), np.ones((5, 2), np.float32)
+    assert find_points({"1.jpg": one, "ann/1.jpg": two}, "/data/ann/1.jpg") is two
+    assert find_points({"1.jpg": one, "ann/1.jpg": two}, "/data/bob/1.jpg") is one
+
+
+def test_a_folder_of_photographs_is_a_person_each(tmp_path: Path) -> None:
+    for name in ("zoe", "ann"):
+        save_picture(tmp_path / f"{name}.png", 0)
+    faces = open_faces(tmp_path)
+    faces.decode_range(0, 2)
+    assert faces.labels.tolist() == [0, 1]
+    assert [faces.dataset.describe(i) for i in range(2)] == [
+        str(tmp_path / "ann.png"),
+        str(tmp_path / "zoe.png"),
+    ]
+    with pytest.raises(FileNotFoundError, match=r"bob.png is not a file"):
+        open_faces(tmp_path / "bob.png")
+
+
+def gallery_file(path: Path, people: int = 8, images: int = 30, noise: float = 0.3) -> Path:
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(people, 12))
+    labels = np.repeat(np.arange(people), images)
+    rows = centres[labels] + noise * random.normal(size=(people * images, 12))
+    rows *= random.uniform(1, 20, (len(rows), 1))
+    names = [f"person {i}" for i in range(people)]
+    batches = torch.from_numpy(rows.astype(np.float32)).split(50)
+    write_embedded(path, batches, len(rows), labels, names, [], {})
+    return path
+
+
+def test_a_template_is_the_direction_of_the_sum_of_directions(tmp_path: Path) -> None:
+    gallery = read_embedded(gallery_file(tmp_path / "g.npz"))
+    templates, labels = person_templates(gallery)
+    rows = gallery.embeddings / np.linalg.norm(gallery.embeddings, axis=1, keepdims=True)
+    for template, label in zip(templates.numpy(), labels, strict=True):
+        total = rows[gallery.labels == label].sum(axis=0)
+        np.testing.assert_allclose(template, total / np.linalg.norm(total), atol=1e-5)
+
+
+def test_people_are_named_and_strangers_are_not(tmp_path: Path) -> None:
+    gallery = read_embedded(gallery_file(tmp_path / "g.npz"))
+    people = make_watchlist(gallery, fpir=0.01)
+    templates, _ = person_templates(gallery)
+    best = people.identify(3 * templates, k=2)
+    assert [candidates[0].person for candidates in best] == gallery.people
+    assert all(row[0].score > people.threshold > row[1].score for row in best)
+    (stranger,) = people.identify(-templates.sum(dim=0, keepdim=True))
+    assert stranger[0].score < people.threshold
+    assert make_watchlist(gallery, threshold=0.7).threshold == 0.7
+    with pytest.raises(ValueError, match=r"240 images .* cannot show an FPIR of 0.001"):
+        make_watchlist(gallery, fpir=0.001)
+    np.testing.assert_array_equal(gallery.embeddings.shape, (240, 12))
+    gallery.embeddings[3] = 0
+    with pytest.raises(ValueError, match="1 embeddings are zero or not finite, number 3 first"):
+        make_watchlist(gallery)
