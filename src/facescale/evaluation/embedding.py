@@ -80,6 +80,7 @@ def embed_images(
     rank: int = 0,
     world_size: int = 1,
     gather: Gather = alone,
+    flip: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Embed images as f(image) + f(mirrored image), each rank its share.
 
@@ -96,6 +97,7 @@ def embed_images(
         world_size: Number of ranks.
         gather: Concatenates the ranks' rows (n_r, columns) in rank order, on every rank; n_r may
             differ between ranks.
+        flip: Add the embedding of the mirrored image; without, the norms are those of f alone.
 
     Returns:
         All embeddings (num_images, dim) in float32 on `device`, not normalised, and the mean
@@ -105,7 +107,8 @@ def embed_images(
     with _evaluating(backbone), torch.inference_mode():
         # A rank without a share embeds one image and drops it, to know the number of columns.
         batches = _decode_ahead(decode_range, start, max(stop, start + 1), batch_size)
-        rows = [_embed_both_ways(backbone, batch.to(device)) for batch in batches]
+        embed = _embed_both_ways if flip else _embed_one_way
+        rows = [embed(backbone, batch.to(device)) for batch in batches]
     block = torch.cat(rows)[: stop - start]  # a plain tensor again: gloo refuses inference tensors
     gathered = gather(block)
     return gathered[:, :-1], gathered[:, -1]
@@ -116,6 +119,12 @@ def _embed_both_ways(backbone: nn.Module, images: Tensor) -> Tensor:
     plain, mirrored = (backbone(batch).float() for batch in (images, images.flip(3)))
     norms = (plain.norm(dim=1, keepdim=True) + mirrored.norm(dim=1, keepdim=True)) / 2
     return torch.cat([plain + mirrored, norms], dim=1)
+
+
+def _embed_one_way(backbone: nn.Module, images: Tensor) -> Tensor:
+    """(b, dim + 1): the embeddings, and their norm as the last column."""
+    rows = backbone(images).float()
+    return torch.cat([rows, rows.norm(dim=1, keepdim=True)], dim=1)
 
 
 def _decode_ahead(
