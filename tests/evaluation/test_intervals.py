@@ -74,6 +74,6 @@ def test_what_contradicts_itself_is_refused() -> None:
         bootstrap(scores, same, same, replicates=1)
     with pytest.raises(ValueError, match="alike in a pair exactly where"):
         bootstrap(scores, same, same, people[::-1])
+    one = np.array([True, False])
     with pytest.raises(ValueError, match="too few people for a bootstrap"):
-        same = np.array([True, False])
-        bootstrap(np.arange(2.0), same, same, np.array([[0, 0], [1, 2]]))
+        bootstrap(np.arange(2.0), one, one, np.array([[0, 0], [1, 2]]))

@@ -46,14 +46,14 @@ def _draw_scores(axes: Axes, name: str, one: Judgement, edges: list[float]) -> N
             color=(colour, 0.35),
             edgecolor=colour,
             linestyle="-",
-            label=f"{label} ({count:,} pairs)",
+            label=f"{label} ({count:,})",
         )
     threshold = one.verification.threshold_cosine
-    axes.axvline(threshold, color=GREY, linestyle="--", linewidth=1)
-    transform = axes.get_xaxis_transform()
-    axes.text(threshold, 0.97, f" {threshold:.3f}", color=GREY, va="top", transform=transform)
+    line = axes.axvline(threshold, ymax=0.85, color=GREY, linestyle="--", linewidth=1)
+    line.set_label(f"threshold {threshold:.3f}")
     answer = one.verification
     title = f"{name}: accuracy {100 * answer.accuracy:.2f} %, EER {100 * answer.roc.eer:.2f} %"
-    axes.set(title=title, ylabel="pairs", xlim=(edges[0], edges[-1]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(loc="upper right")
+    axes.set(title=title, ylabel="share of pairs", xlim=(edges[0], edges[-1]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(loc="upper left", ncols=3, fontsize=9)
