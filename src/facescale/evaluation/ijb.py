@@ -109,7 +109,7 @@ def open_ijb(root: Path | str, images: Path | str | None = None) -> IjbSet:
         )
     templates, media = places.astype(np.int64).T
     pair_list = meta / f"{target}_template_pair_label.txt"
-    pairs = _read_numbers(pair_list, range(3), np.int64).astype(np.int64)
+    pairs = _read_numbers(pair_list, range(3), np.int64).astype(np.int64, copy=False)
     _require_known(pairs[:, :2], templates, pair_list)
     lists = [f"{target}_1N_gallery_{half}.csv" for half in GALLERIES[target]]
     lists.append(f"{target}_1N_probe_mixed.csv")
