@@ -18,7 +18,7 @@ from facescale.evaluation.embedded import (
     write_embedded,
 )
 from facescale.evaluation.faces import find_points, open_faces, read_points
-from facescale.evaluation.streaming import embed_in_turns
+from facescale.evaluation.streaming import embed_in_turns, embed_stream
 from facescale.evaluation.watchlist import make_watchlist
 
 
@@ -60,6 +60,15 @@ def test_ranks_in_turn_give_all_rows_in_order(
     np.testing.assert_allclose(embed_as_rank(0, folder, batch_size), expected, rtol=1e-6)
     for found in run_ranks(embed_as_rank, 3, folder, batch_size):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_caller_of_a_stream_is_not_put_into_inference_mode(folder: Path) -> None:
+    faces, network = open_faces(folder), Colours().train()
+    for rows in embed_stream(network, faces.decode_range, 0, 11, batch_size=4):
+        assert not torch.is_inference_mode_enabled()
+        assert not rows.is_inference()
+        assert not network.training
+    assert network.training
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -45,11 +45,13 @@ def embed_stream(
     """
     if stop <= start:
         return
-    with _evaluating(network), torch.inference_mode():
+    with _evaluating(network):
         for batch in _decode_ahead(decode_range, start, stop, batch_size):
             images = batch.to(device)
-            rows = network(images).float()
-            yield rows + network(images.flip(3)).float() if flip else rows
+            with torch.inference_mode():  # not around the yield, which would put it on the caller
+                rows = network(images).float()
+                rows = rows + network(images.flip(3)).float() if flip else rows
+            yield rows.clone()  # a plain tensor again: gloo refuses inference tensors
 
 
 def embed_in_turns(
