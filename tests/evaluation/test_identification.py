@@ -118,6 +118,11 @@ def test_faiss_finds_almost_what_the_exact_search_finds() -> None:
     torch.testing.assert_close(everywhere[0], scores)
     _, near = IvfIndex(gallery, probed_part=0.3)(probes, 5)
     assert (near[:, 0] == places[:, 0]).float().mean() > 0.8
+    few = IvfIndex(gallery[:400], probed_part=0.01)
+    scores, places = few(probes, 300)  # more than one cluster has
+    assert few.clusters > 2
+    assert places.min() >= 0
+    torch.testing.assert_close(scores, search(probes, gallery[:400], 300)[0])
 
 
 @pytest.mark.slow

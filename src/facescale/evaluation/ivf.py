@@ -46,6 +46,12 @@ class IvfIndex:
         self._index.nprobe = self.probed
 
     def __call__(self, probes: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Scores (p, k), falling, and rows of the gallery (p, k); -1 where too few were found."""
-        scores, places = self._index.search(probes.numpy(), min(k, self._index.ntotal))
+        """Scores (p, k), falling, and rows of the gallery (p, k); at most as many as there are."""
+        k = min(k, self._index.ntotal)
+        scores, places = self._index.search(probes.numpy(), k)
+        short = (places < 0).any(axis=1)  # so few entries in the clusters: look into all of them
+        if short.any():
+            self._index.nprobe = self.clusters
+            scores[short], places[short] = self._index.search(probes.numpy()[short], k)
+            self._index.nprobe = self.probed
         return torch.from_numpy(scores), torch.from_numpy(places)
