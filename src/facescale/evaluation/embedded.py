@@ -1,4 +1,4 @@
-"""Embeddings of many images in a `.npz` file, with whose they are and which model made them."""
+"""Embeddings of many images in a `.npz` file, with their identities and their model."""
 
 import json
 import secrets
@@ -46,7 +46,7 @@ def write_embedded(
     files: Sequence[str],
     model: dict[str, Any],
 ) -> None:
-    """Write batches (b, dim) to `path` as they come; the file appears whole or not at all.
+    """Write batches (b, dim) to `path` one by one; the file is replaced when it is complete.
 
     `labels` (n,) is read after the last batch. Other arguments as in `Embedded`.
 
@@ -69,7 +69,7 @@ def write_embedded(
 
 
 def _write_rows(archive: zipfile.ZipFile, batches: Iterable[Tensor], num_images: int) -> None:
-    """The rows as one array, though they never are together in memory."""
+    """Write the rows as one array without holding all of them in memory."""
     with archive.open("embeddings.npy", "w", force_zip64=True) as file:
         written = 0
         for batch in batches:

@@ -16,7 +16,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".
 
 
 class Photographs:
-    """Image files, each of another person, who is called as the file is."""
+    """Image files, one person each, named after the file."""
 
     def __init__(self, files: Sequence[Path | str]) -> None:
         """Take the files in their order; FileNotFoundError if one does not exist."""
@@ -52,7 +52,7 @@ class Faces:
     """
 
     def __init__(self, dataset: Dataset, points: Points | None = None, stretch: bool = False):
-        """Say how images become faces.
+        """Create a view of `dataset` as aligned faces.
 
         Args:
             dataset: The images.

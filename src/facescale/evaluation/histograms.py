@@ -1,4 +1,4 @@
-"""A picture of the scores of pairs: how far one person's lie from those of two."""
+"""Histograms of the scores of same and different pairs, as PNG."""
 
 from collections.abc import Mapping
 from pathlib import Path

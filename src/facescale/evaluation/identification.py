@@ -1,7 +1,6 @@
-"""Search a gallery: who is it (closed set), and is it anybody in there (open set)?
+"""Identification: exact search of a gallery, with closed-set and open-set figures.
 
-All searches are exact and go through the probes and the gallery in blocks, so that no matrix of
-all scores is ever made.
+Probes and gallery are compared in blocks, so the matrix of all scores is never stored.
 """
 
 import math
@@ -43,8 +42,8 @@ class ClosedSet:
         num_probes: Probes.
         num_gallery: Entries of the gallery.
         ranks: Fraction of the probes whose mate is among the first k, by k.
-        operating: TPIR at FPIR by InsightFace's rule: the threshold lets through as many scores of
-            other people as FPIR times the number of probes, and a mate below rank 1 counts too.
+        operating: TPIR at FPIR by InsightFace's rule: the number of impostor scores that reach the
+            threshold is FPIR times the number of probes, and a mate below rank 1 counts too.
     """
 
     num_probes: int
@@ -200,10 +199,9 @@ def threshold_at_fpir(unmated: Floats, fpir: float) -> float:
 
 
 def leave_one_out(rows: Tensor, subjects: Ints, gallery: Tensor, gallery_subjects: Ints) -> Floats:
-    """Best score of each row among the people of the gallery who are somebody else, (n,).
+    """Best score of each row among the other people of the gallery, (n,).
 
-    What a stranger as like as these people are to each other would score: so a threshold for a
-    wanted FPIR is found without a set of strangers.
+    Estimates the scores of people who are not in the gallery, for a threshold at a wanted FPIR.
     """
     best = []
     for scores, part in _blocks(rows, gallery):

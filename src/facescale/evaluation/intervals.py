@@ -1,8 +1,8 @@
-"""How far figures of a verification may be off: 95 % intervals by the bootstrap.
+"""95 % bootstrap intervals for the figures of a verification.
 
-What is drawn anew is people where they are known, because pairs that share a person err together:
-an interval over pairs is then too narrow. A `.bin` set does not say who is in it, so there it has
-to be pairs, and the result says so.
+People are resampled if they are known: the errors of pairs that share a person are correlated, and
+an interval over pairs is then too narrow. A `.bin` set does not contain identities, so there the
+pairs are resampled. `Intervals.over` says which of the two was done.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,8 +39,8 @@ class Intervals:
     """Intervals of a verification's figures.
 
     Attributes:
-        over: What was drawn anew, "people" or "pairs".
-        accuracy: Of the accuracy; the thresholds of the folds are kept.
+        over: What was resampled, "people" or "pairs".
+        accuracy: Of the accuracy, at the folds' thresholds of the whole set.
         auc: Of the area under the curve.
         eer: Of the equal error rate.
         tar: Of the interpolated TAR, by FAR.
@@ -76,14 +76,14 @@ def bootstrap(
     Args:
         scores: (n,) cosine of each pair.
         same: (n,) True where both are one person.
-        right: (n,) whether a pair was judged right; see `verification.decisions`.
+        right: (n,) whether the decision on a pair is right; see `verification.decisions`.
         people: (n, 2) numbers of the two people of each pair; None if they are not known.
         fars: Where TAR is wanted.
-        replicates: How many to draw, at least 2.
-        seed: Another seed, other replicates.
+        replicates: Number of resamplings, at least 2.
+        seed: Seed of the resampling.
 
     Raises:
-        ValueError: Numbers of people contradict `same`, or nothing can be drawn.
+        ValueError: Numbers of people contradict `same`, or there are too few people.
     """
     if replicates < 2:
         raise ValueError(f"a bootstrap needs at least 2 replicates, got {replicates}")

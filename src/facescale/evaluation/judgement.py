@@ -28,7 +28,7 @@ ONE_RANK = Group()
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What a set of pairs says about a model.
+    """All figures of a model on one set of pairs.
 
     Attributes:
         name: Of the set.

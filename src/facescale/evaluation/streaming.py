@@ -1,4 +1,4 @@
-"""Embed any number of images in batches that are used and forgotten."""
+"""Embed any number of images as a stream of batches, none of which is kept."""
 
 from collections.abc import Callable, Iterator
 

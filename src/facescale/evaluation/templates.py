@@ -1,6 +1,6 @@
-"""Templates: many images of one person pooled into one embedding, compared 1:1 and searched 1:N.
+"""Templates: several images of a person pooled into one embedding, for 1:1 and 1:N.
 
-Counted as InsightFace's `eval_ijbc.py` and `ijb_1n.py` count. A template is the sum over its media
+Computed as in InsightFace's `eval_ijbc.py` and `ijb_1n.py`. A template is the sum over its media
 of the mean over a media's images, scaled to length 1. Mean and sum are linear, so an image can be
 added to its template's sum when it is embedded, and its embedding need not be kept.
 """

@@ -1,4 +1,4 @@
-"""Who is on these photographs? A gallery of people, a search, and a threshold against strangers."""
+"""Open-set identification: a gallery with one template per person, and a threshold."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """Somebody whom a photograph may show.
+    """A person of the gallery and the score of a photograph.
 
     Attributes:
         person: Name in the gallery.
@@ -34,12 +34,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Watchlist:
-    """A gallery that answers, or says that it knows nobody like that.
+    """A gallery to identify people with.
 
     Attributes:
         people: Names, by row of `templates`.
         templates: (people, dim) unit rows.
-        threshold: Cosine above which the nearest person is taken for the one on the photograph.
+        threshold: A person is accepted if the cosine is above it.
         index: Searches in place of `search`, such as `IvfIndex`.
     """
 
@@ -66,9 +66,9 @@ def make_watchlist(
 
     Args:
         gallery: Embeddings of the people.
-        fpir: The wanted fraction of strangers who are taken for somebody. Their scores are not
-            known, so people of the gallery stand in: each image is compared with all other people.
-        threshold: Takes the place of the one for `fpir`.
+        fpir: The wanted fraction of unknown people who are accepted as somebody. It is estimated
+            on the gallery: each image is compared with all other people.
+        threshold: Used instead of the threshold for `fpir`.
 
     Raises:
         ValueError: Too few images of other people for such an FPIR, or embeddings without
