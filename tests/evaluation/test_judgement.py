@@ -71,6 +71,16 @@ def test_the_mirror_image_is_added_by_choice() -> None:
     assert one.verification.xnorm == pytest.approx(length, rel=1e-4)
 
 
+def test_a_small_set_gets_as_many_folds_as_it_can_fill() -> None:
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (112, 112, 3), dtype=np.uint8) for _ in range(12)]
+    pairs = PairSet("few", images, np.arange(6) % 2 == 0)
+    judged = judge_pairs(Thumbnail(), pairs, replicates=10)
+    assert judged.figures()["folds"] == judged.folds == 3
+    with pytest.raises(ValueError, match="cannot be cut into 7 folds"):
+        judge_pairs(Thumbnail(), pairs, folds=7)
+
+
 def test_scores_are_drawn_a_panel_a_set(tmp_path: Path) -> None:
     judged = {name: judge_rows(name, *rows(200, 0.8), replicates=0) for name in ("a", "b_c")}
     plot_scores(tmp_path / "scores.png", judged)

@@ -104,9 +104,9 @@ def embed_images(
         length of f over each image and its mirror image, (num_images,): XNorm is their mean.
     """
     start, stop = (num_images * r // world_size for r in (rank, rank + 1))
-    with _evaluating(backbone), torch.inference_mode():
+    with evaluating(backbone), torch.inference_mode():
         # A rank without a share embeds one image and drops it, to know the number of columns.
-        batches = _decode_ahead(decode_range, start, max(stop, start + 1), batch_size)
+        batches = decode_ahead(decode_range, start, max(stop, start + 1), batch_size)
         embed = _embed_both_ways if flip else _embed_one_way
         rows = [embed(backbone, batch.to(device)) for batch in batches]
     block = torch.cat(rows)[: stop - start]  # a plain tensor again: gloo refuses inference tensors
@@ -127,7 +127,7 @@ def _embed_one_way(backbone: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([rows, rows.norm(dim=1, keepdim=True)], dim=1)
 
 
-def _decode_ahead(
+def decode_ahead(
     decode_range: DecodeRange, start: int, stop: int, batch_size: int
 ) -> Iterator[Tensor]:
     """Batches (b, 3, height, width), uint8; the next one is decoded while one is in use."""
@@ -146,7 +146,7 @@ def _decode_ahead(
 
 
 @contextmanager
-def _evaluating(backbone: nn.Module) -> Iterator[None]:
+def evaluating(backbone: nn.Module) -> Iterator[None]:
     """Eval mode inside the block; then every module's own mode again, frozen ones included."""
     modes = [(module, module.training) for module in backbone.modules()]
     backbone.eval()

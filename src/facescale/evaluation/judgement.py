@@ -18,6 +18,7 @@ from facescale.evaluation.verification import (
     Ints,
     Verification,
     check_pairs,
+    choose_folds,
     decisions,
     normalise,
     verify,
@@ -68,7 +69,7 @@ def judge_pairs(
     network: nn.Module,
     pairs: PairSet,
     *,
-    folds: int = 10,
+    folds: int | None = None,
     flip: bool = True,
     people: Ints | None = None,
     replicates: int = REPLICATES,
@@ -81,7 +82,8 @@ def judge_pairs(
     Args:
         network: From pixels (b, 3, 112, 112), uint8 RGB, to embeddings (b, dim).
         pairs: The set.
-        folds: Folds of the accuracy, cut in the order of the pairs.
+        folds: Folds of the accuracy, cut in the order of the pairs; None takes 10, or as many as a
+            small set can fill.
         flip: Add the embedding of the mirrored image.
         people: (n, 2) numbers of the two people of each pair, if they are known.
         replicates: Of the bootstrap; 0 leaves the intervals out.
@@ -92,6 +94,7 @@ def judge_pairs(
     Raises:
         ValueError: As in `verify` and `bootstrap`.
     """
+    folds = choose_folds(pairs.same) if folds is None else folds
     check_pairs(pairs.same, folds)  # before minutes of embedding
     images, place = pairs.distinct()
     embeddings, norms = embed_images(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facescale.distributed import Group
-from facescale.evaluation.embedding import DecodeRange, _decode_ahead, _evaluating
+from facescale.evaluation.embedding import DecodeRange, decode_ahead, evaluating
 
 Watch = Callable[[Iterator[Tensor], int], Iterator[Tensor]]
 
@@ -45,8 +45,8 @@ def embed_stream(
     """
     if stop <= start:
         return
-    with _evaluating(network):
-        for batch in _decode_ahead(decode_range, start, stop, batch_size):
+    with evaluating(network):
+        for batch in decode_ahead(decode_range, start, stop, batch_size):
             images = batch.to(device)
             with torch.inference_mode():  # not around the yield, which would put it on the caller
                 rows = network(images).float()

@@ -133,6 +133,20 @@ def verify(
     )
 
 
+def decisions(first: ArrayLike, second: ArrayLike, same: ArrayLike, folds: int = 10) -> Bools:
+    """(n,) whether each pair is judged right, at the threshold that is best on the other folds.
+
+    Arguments and errors as in `verify`; the mean over each fold is that fold's accuracy.
+    """
+    same = np.asarray(same, dtype=bool)
+    check_pairs(same, folds)
+    distances = _squared_distances(first, second)
+    fold = np.repeat(np.arange(folds), _fold_sizes(len(same), folds))
+    _, thresholds = _accuracies(distances, same, fold)
+    right: Bools = (distances < thresholds[fold]) == same
+    return right
+
+
 def roc(scores: ArrayLike, same: ArrayLike) -> Roc:
     """The exact curve of `scores` (n,), high for the same person; equal scores are one point.
 
@@ -278,17 +292,3 @@ def _tars(distances: Floats, same: Bools, fold: Ints) -> Floats:
         threshold = np.interp(FAR_TARGET, far[k], thresholds) if reachable else 0.0
         tars[k] = np.mean(distances[same & (fold == k)] < threshold)
     return tars
-
-
-def decisions(first: ArrayLike, second: ArrayLike, same: ArrayLike, folds: int = 10) -> Bools:
-    """(n,) whether each pair is judged right, at the threshold that is best on the other folds.
-
-    Arguments and errors as in `verify`; the mean over each fold is that fold's accuracy.
-    """
-    same = np.asarray(same, dtype=bool)
-    check_pairs(same, folds)
-    distances = _squared_distances(first, second)
-    fold = np.repeat(np.arange(folds), _fold_sizes(len(same), folds))
-    _, thresholds = _accuracies(distances, same, fold)
-    right: Bools = (distances < thresholds[fold]) == same
-    return right
