@@ -1,50 +1,59 @@
 """`facescale embed`: the embeddings of a data set, a folder or a photograph, in a file."""
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from jsonargparse import ArgumentParser, Namespace
-from torch import Tensor
-
-from facescale.cli.networks import add_network_options, open_network
+from facescale.cli.networks import add_network_options, check_network_options, open_network
+from facescale.cli.parser import Parser
 from facescale.cli.progress import show_progress
-from facescale.distributed import Group, processes, world_group
-from facescale.evaluation.embedded import write_embedded
-from facescale.evaluation.faces import Faces, Photographs, open_faces, read_points
-from facescale.evaluation.streaming import embed_in_turns
+from facescale.cli.terminal import file_to_write
 
-HELP = "write the embeddings of images to a file"
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from facescale.distributed import Group
+    from facescale.evaluation.faces import Faces
+
+USAGE = "facescale embed MODEL SOURCE OUT.npz [options]"
+ABOUT = """
+SOURCE is a data set, a folder with a folder of images per person, a folder of photographs of one
+person each, or one photograph. Images are aligned faces of 112 x 112, or have --points."""
 MODEL_OPTIONS = ("model", "backbone", "family", "mean", "std", "flip")
 
 
-def add_options(parser: ArgumentParser) -> None:
+def add_options(parser: Parser) -> None:
     """What the command understands."""
     add_network_options(parser)
-    parser.add_argument("source", help="data set, folder of images per person, or photographs")
-    parser.add_argument("output", help="the .npz to write")
+    parser.add_argument("source", metavar="SOURCE", help="data set, folder or photograph")
+    parser.add_argument("output", metavar="OUT.npz", help="the file to write")
     add_face_options(parser)
 
 
-def add_face_options(parser: ArgumentParser) -> None:
+def add_face_options(parser: Parser) -> None:
     """How images become aligned faces."""
-    parser.add_argument("--points", type=str, help="CSV of five points a photograph, to align it")
-    parser.add_argument(
-        "--stretch", type=bool, default=False, help="scale images that are not 112 x 112"
-    )
+    add = parser.add_argument
+    add("--points", metavar="CSV", help="five points of each photograph, to align it by")
+    add("--stretch", action="store_true", help="scale images that are not 112 x 112")
 
 
-def run(chosen: Namespace) -> None:
+def run(chosen: argparse.Namespace) -> None:
     """Embed, the ranks a batch in turn; the first one writes."""
-    output = Path(chosen.output)
-    if output.suffix != ".npz":
-        raise ValueError(f"{output}: give a name that ends in .npz")
+    check_network_options(chosen)
+    if Path(chosen.output).suffix != ".npz":
+        raise ValueError(f"{chosen.output}: give a name that ends in .npz")
+    output = file_to_write(chosen.output)
+    from facescale.distributed import processes, world_group
+    from facescale.evaluation.embedded import write_embedded
+    from facescale.evaluation.faces import open_faces, read_points
+
     with processes(chosen.device) as device:
-        faces = open_chosen_faces(chosen.source, chosen)
+        points = None if chosen.points is None else read_points(chosen.points)
+        faces = open_faces(chosen.source, points, chosen.stretch)
         world = world_group()
-        network = open_network(chosen, device)
-        batches = _stream(network, faces, chosen, device, world)
+        batches = _stream(open_network(chosen, device), faces, chosen, device, world)
         if world.rank > 0:
             for _ in batches:
                 pass
@@ -54,30 +63,25 @@ def run(chosen: Namespace) -> None:
             show_progress(batches, len(faces)),
             len(faces),
             faces.labels,
-            people_of(faces),
+            _people(faces),
             _files(faces),
-            model_options(chosen),
+            _model_options(chosen),
         )
         print(f"{output}: {len(faces):,} embeddings of {faces.dataset.num_classes:,} people")
 
 
-def open_chosen_faces(source: str, chosen: Namespace) -> Faces:
-    """The faces of `source`, as the options of `add_face_options` say."""
-    points = None if chosen.points is None else read_points(chosen.points)
-    return open_faces(source, points, chosen.stretch)
-
-
-def model_options(chosen: Namespace) -> dict[str, Any]:
-    """What opens the same model again, from any folder."""
-    return {name: chosen[name] for name in MODEL_OPTIONS} | {
-        "model": str(Path(chosen.model).resolve())
-    }
-
-
 def _stream(
-    network: torch.nn.Module, faces: Faces, chosen: Namespace, device: torch.device, world: Group
-) -> Iterator[Tensor]:
+    network: "nn.Module",
+    faces: "Faces",
+    chosen: argparse.Namespace,
+    device: "torch.device",
+    world: "Group",
+) -> "Iterator[Tensor]":
     """All embeddings on every rank, in order; at the end every rank knows all labels."""
+    import torch
+
+    from facescale.evaluation.streaming import embed_in_turns
+
     yield from embed_in_turns(
         network, faces.decode_range, len(faces), world, chosen.batch_size, device, chosen.flip
     )
@@ -85,14 +89,20 @@ def _stream(
     faces.labels[:] = (world.all_reduce_(known) - 1).cpu().numpy()
 
 
-def people_of(faces: Faces) -> list[str]:
+def _model_options(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What opens the same model again, from any folder."""
+    options = {name: getattr(chosen, name) for name in MODEL_OPTIONS}
+    return options | {"model": str(Path(chosen.model).resolve())}
+
+
+def _people(faces: "Faces") -> list[str]:
     """Names of the people, by label; numbers where the data set has no names."""
     names = getattr(faces.dataset, "class_names", None)
     return list(names or map(str, range(faces.dataset.num_classes)))
 
 
-def _files(faces: Faces) -> list[str]:
+def _files(faces: "Faces") -> list[str]:
     """Where the images come from, if that is a file each."""
-    if isinstance(faces.dataset, Photographs) or hasattr(faces.dataset, "class_names"):
+    if hasattr(faces.dataset, "class_names"):
         return [faces.dataset.describe(index) for index in range(len(faces))]
     return []

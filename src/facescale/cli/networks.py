@@ -1,38 +1,57 @@
 """What commands share that embed: a trained backbone, or an ONNX file."""
 
+import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from jsonargparse import ArgumentParser, Namespace
-from torch import nn
-
-from facescale.acceleration.folding import inference_copy
 from facescale.cli.models import add_model_options, open_model
-from facescale.models.onnx_network import OnnxNetwork
+from facescale.cli.parser import Parser
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
-def add_network_options(parser: ArgumentParser) -> None:
+def add_network_options(parser: Parser) -> None:
     """A model of our own, weights and their network, or an ONNX file; and how to run it."""
     add_model_options(parser)
-    parser.add_argument(
-        "--mean", type=float, help="subtracted from pixels 0..255 before an ONNX file (127.5)"
+    add = parser.add_argument
+    add("--mean", type=float, metavar="X", help="of the pixels of an ONNX file's input [127.5]")
+    add("--std", type=float, metavar="X", help="divides them then [127.5]")
+    add(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="add the embedding of the mirrored image [--flip]",
     )
-    parser.add_argument("--std", type=float, help="divides them then (127.5)")
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--flip", type=bool, default=True, help="add the mirrored image")
+    add_run_options(parser)
 
 
-def open_network(chosen: Namespace, device: torch.device) -> nn.Module:
-    """The chosen model in eval mode on `device`; an ONNX file runs on the CPU.
+def add_run_options(parser: Parser) -> None:
+    """Where and in which batches a network runs."""
+    add = parser.add_argument
+    add("--batch_size", type=int, default=64, metavar="N", help="images at a time [64]")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="[auto]")
+
+
+def check_network_options(chosen: argparse.Namespace) -> None:
+    """Find mistakes before torch is imported.
 
     Raises:
-        ValueError: `--mean` or `--std` for anything but an ONNX file.
+        ValueError: A batch of no image, or `--mean` or `--std` for anything but an ONNX file.
     """
     if chosen.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {chosen.batch_size}")
-    if Path(chosen.model).suffix == ".onnx":
-        return OnnxNetwork(chosen.model, chosen.mean, chosen.std)
-    if (chosen.mean, chosen.std) != (None, None):
+    if Path(chosen.model).suffix != ".onnx" and (chosen.mean, chosen.std) != (None, None):
         raise ValueError("--mean and --std are for ONNX files; other models know their pixels")
+
+
+def open_network(chosen: argparse.Namespace, device: "torch.device") -> "nn.Module":
+    """The chosen model in eval mode on `device`; an ONNX file runs on the CPU."""
+    if Path(chosen.model).suffix == ".onnx":
+        from facescale.models.onnx_network import OnnxNetwork
+
+        return OnnxNetwork(chosen.model, chosen.mean, chosen.std)
+    from facescale.acceleration.folding import inference_copy
+
     return inference_copy(open_model(chosen).to(device))

@@ -92,7 +92,7 @@ class Faces:
         if whole.shape != (IMAGE_SIZE, IMAGE_SIZE, 3):
             raise ValueError(
                 f"{whole.shape[1]} x {whole.shape[0]} pixels, so not an aligned face; give its "
-                "five points by --points, or --stretch true if it is one in another size"
+                "five points by --points, or --stretch if it is one in another size"
             )
         return whole
 
