@@ -63,11 +63,15 @@ def test_sets_of_one_name_are_two_rows_and_small_ones_get_fewer_folds(
     few_pairs(Path("emore/cfp_fp.bin"), 20)
     few_pairs(Path("ms1m/cfp_fp.bin"), 6, seed=1)
     sets = ["--pairs", "emore/cfp_fp.bin", "ms1m/cfp_fp.bin"]
-    main(["verify", str(model), *sets, "--device", "cpu", "--plot", "pictures/roc.png"])
+    pictures = ["--plot", "pictures/roc.png", "--histogram", "pictures/scores.png"]
+    main(["verify", str(model), *sets, "--device", "cpu", *pictures])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["emore/cfp_fp", "ms1m/cfp_fp"]
     assert lines[3] == "ms1m/cfp_fp: accuracy over 3 folds; published ones have 10"
+    assert " ".join(lines[5].split()) == "emore/cfp_fp FAR TAR 95 % TAR (InsightFace) cosine >="
+    assert sum("95 % intervals over pairs" in line for line in lines) == 2
     assert Path("pictures/roc.png").is_file()
+    assert Path("pictures/scores.png").is_file()
 
     main(["verify", str(model), *sets, "--device", "cpu", "--folds", "2", "--json"])
     figures = json.loads(capsys.readouterr().out)
@@ -76,6 +80,8 @@ def test_sets_of_one_name_are_two_rows_and_small_ones_get_fewer_folds(
         assert values["folds"] == 2
         assert 0 <= values["accuracy"] <= 1
         assert {"accuracy_std", "tar", "auc", "eer", "threshold_cosine", "xnorm"} <= set(values)
+        assert values["intervals"]["accuracy"]["low"] <= values["accuracy"]
+        assert len(values["tar_at_far"]) == 6
 
 
 @pytest.mark.parametrize(

@@ -1,75 +1,102 @@
 """`facescale verify`: a trained backbone on sets of pairs."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facescale.cli.models import add_model_options, open_model
+from facescale.cli.networks import add_network_options, check_network_options, open_network
 from facescale.cli.parser import Parser
 from facescale.cli.tables import show_verifications
-from facescale.cli.terminal import escape, file_to_write, say, show_json
+from facescale.cli.terminal import escape, file_to_write, say, show, show_json, table
 
 if TYPE_CHECKING:
-    from facescale.evaluation.verification import Verification
+    from facescale.evaluation.intervals import Interval
+    from facescale.evaluation.judgement import Judgement
 
 USAGE = "facescale verify MODEL --pairs SET [SET ...] [options]"
 
 
 def add_options(parser: Parser) -> None:
     """What the command understands."""
-    add_model_options(parser)
+    add_network_options(parser)
     add = parser.add_argument
     add("--pairs", nargs="+", required=True, metavar="SET", help=".bin files, or att")
     add("--folds", type=int, metavar="N", help="of the accuracy [10, fewer for small sets]")
     add("--plot", metavar="FILE", help="draw the ROC curves to this PNG")
-    add("--batch_size", type=int, default=64, metavar="N", help="images at a time [64]")
-    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="[auto]")
+    add("--histogram", metavar="FILE", help="draw the cosines of both kinds of pairs to this PNG")
     add("--json", action="store_true", help="for programs: figures, rates as fractions")
 
 
 def run(chosen: argparse.Namespace) -> None:
     """Verify on every set, the images shared by all ranks."""
-    if chosen.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, got {chosen.batch_size}")
-    plot = None if chosen.plot is None else file_to_write(chosen.plot)
-    backbone = open_model(chosen)
-    from facescale.acceleration.folding import inference_copy
+    check_network_options(chosen)
+    plots = [None if f is None else file_to_write(f) for f in (chosen.plot, chosen.histogram)]
     from facescale.distributed import processes, world_group
-    from facescale.evaluation.embedding import verify_pairs
-    from facescale.evaluation.verification import FOLDS, choose_folds
+    from facescale.evaluation.judgement import judge_pairs
+    from facescale.evaluation.verification import choose_folds
     from facescale.training.sets import open_sets
 
     with processes(chosen.device) as device:
-        backbone, world = inference_copy(backbone.to(device)), world_group()
-        sets = open_sets(chosen.pairs)
-        folds = {pairs.name: chosen.folds or choose_folds(pairs.same) for pairs in sets}
-        answers = {
-            pairs.name: verify_pairs(
-                backbone,
+        network, world = open_network(chosen, device), world_group()
+        judged = {
+            pairs.name: judge_pairs(
+                network,
                 pairs,
-                chosen.batch_size,
-                device,
-                world.rank,
-                world.size,
-                world.gather_rows,
-                folds[pairs.name],
+                folds=chosen.folds or choose_folds(pairs.same),
+                flip=chosen.flip,
+                batch_size=chosen.batch_size,
+                device=device,
+                world=world,
             )
-            for pairs in sets
+            for pairs in open_sets(chosen.pairs)
         }
-        if world.rank != 0:
-            return
-        if plot is not None:
-            from facescale.evaluation.plots import plot_roc
-
-            plot_roc(plot, answers)
-        if chosen.json:
-            show_json({name: _figures(name, answers[name], folds[name]) for name in answers})
-            return
-        show_verifications(answers)
-        for name, number in folds.items():
-            if number != FOLDS:
-                say(f"{escape(name)}: accuracy over {number} folds; published ones have {FOLDS}")
+        if world.rank == 0:
+            _draw(judged, *plots)
+            _show(judged, chosen.json)
 
 
-def _figures(name: str, answer: "Verification", folds: int) -> dict[str, float]:
-    metrics = answer.metrics(name).items()
-    return {key.removeprefix(f"{name}/"): value for key, value in metrics} | {"folds": folds}
+def _draw(judged: "dict[str, Judgement]", roc: Path | None, histogram: Path | None) -> None:
+    if roc is not None:
+        from facescale.evaluation.plots import plot_roc
+
+        plot_roc(roc, {name: one.verification for name, one in judged.items()})
+    if histogram is not None:
+        from facescale.evaluation.histograms import plot_scores
+
+        plot_scores(histogram, judged)
+
+
+def _show(judged: "dict[str, Judgement]", as_json: bool) -> None:
+    if as_json:
+        show_json({name: one.figures() for name, one in judged.items()})
+        return
+    from facescale.evaluation.verification import FOLDS
+
+    show_verifications({name: one.verification for name, one in judged.items()})
+    for one in judged.values():
+        if one.folds != FOLDS:
+            say(f"{escape(one.name)}: accuracy over {one.folds} folds; published ones have {FOLDS}")
+    for one in judged.values():
+        _show_operating_points(one)
+
+
+def _show_operating_points(one: "Judgement") -> None:
+    """TAR at each FAR by both rules, its interval and the threshold."""
+    assert one.intervals is not None
+    shown = table(f"{escape(one.name)}  FAR", "TAR", "95 %", "TAR (InsightFace)", "cosine >=")
+    for row in one.tars:
+        if row.resolved:
+            shown.add_row(
+                f"{row.far:g}",
+                f"{100 * row.tar:.2f} %",
+                _span(one.intervals.tar[row.far]),
+                f"{100 * row.insightface:.2f} %",
+                f"{row.threshold:.4f}",
+            )
+    say("")
+    show(shown)
+    say(f"  accuracy {_span(one.intervals.accuracy)} %; 95 % intervals over {one.intervals.over}")
+
+
+def _span(interval: "Interval") -> str:
+    return f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
