@@ -33,7 +33,6 @@ def run(chosen: argparse.Namespace) -> None:
     plots = [None if f is None else file_to_write(f) for f in (chosen.plot, chosen.histogram)]
     from facescale.distributed import processes, world_group
     from facescale.evaluation.judgement import judge_pairs
-    from facescale.evaluation.verification import choose_folds
     from facescale.training.sets import open_sets
 
     with processes(chosen.device) as device:
@@ -42,7 +41,7 @@ def run(chosen: argparse.Namespace) -> None:
             pairs.name: judge_pairs(
                 network,
                 pairs,
-                folds=chosen.folds or choose_folds(pairs.same),
+                folds=chosen.folds,
                 flip=chosen.flip,
                 batch_size=chosen.batch_size,
                 device=device,
