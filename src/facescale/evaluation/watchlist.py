@@ -10,7 +10,7 @@ from torch import Tensor
 from facescale.evaluation.embedded import Embedded, person_templates, unit_rows
 from facescale.evaluation.identification import leave_one_out, search, threshold_at_fpir
 from facescale.evaluation.verification import Ints
-from facescale.random import hash64
+from facescale.random import Permutation, key
 
 PROBES_OF_THRESHOLD = 10_000
 """Images of the gallery that are compared with all other people; more would change little."""
@@ -83,7 +83,8 @@ def make_watchlist(
 def _threshold(gallery: Embedded, templates: Tensor, labels: Ints, fpir: float) -> float:
     chosen = np.arange(len(gallery.labels))
     if len(chosen) > PROBES_OF_THRESHOLD:  # the same ones every time
-        chosen = np.argsort(hash64(0, chosen))[:PROBES_OF_THRESHOLD]
+        order = Permutation(key(0), len(chosen))
+        chosen = order(torch.arange(PROBES_OF_THRESHOLD)).numpy()
     rows = unit_rows(gallery.embeddings[chosen])
     scores = leave_one_out(rows, gallery.labels[chosen], templates, labels)
     threshold = threshold_at_fpir(scores, fpir)
