@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from facescale.evaluation.embedded import Embedded, person_templates, unit_rows
@@ -83,7 +84,7 @@ def make_watchlist(
 def _threshold(gallery: Embedded, templates: Tensor, labels: Ints, fpir: float) -> float:
     chosen = np.arange(len(gallery.labels))
     if len(chosen) > PROBES_OF_THRESHOLD:  # the same ones every time
-        order = Permutation(key(0), len(chosen))
+        order = Permutation(len(chosen), key(0))
         chosen = order(torch.arange(PROBES_OF_THRESHOLD)).numpy()
     rows = unit_rows(gallery.embeddings[chosen])
     scores = leave_one_out(rows, gallery.labels[chosen], templates, labels)
