@@ -32,7 +32,7 @@ void take_out_own(const Head& head, const Tile& tile, float* logits) {
 // samples).
 void find_logits(const Head& head, const Tile& tile, const Packed& by_dim, Room& room,
                  float* logits, Ahead& ahead) {
-    by_dim.multiply(tile.count, room.weight, logits, false, ahead);
+    by_dim.multiply(tile.count, room.weight, room.stride, logits, false, ahead);
     for (int i = 0; i < tile.count; i++) {
         float* line = logits + size_t(i) * head.samples;
         const float factor = head.scale * room.inverse_norm[i];
@@ -81,7 +81,7 @@ void forward(const Head& head) {
             float* logits = logits_of(head, tile, room);
             ahead.begin(asks_of(tile.count, head.samples, head.dim));
             want_next<Format>(head, tile, 1, ahead);
-            read_weights<Format>(head, tile, room);
+            read_weights<Format>(head, tile, 1, room);
             find_logits(head, tile, by_dim, room, logits, ahead);
             add_exponentials(head, tile, logits, room, maximum, sum);
         });
@@ -132,7 +132,7 @@ void find_velocity(const Head& head, const Tile& tile, int i, const Room& room, 
     const auto* before = remembers ? row + head.width : row;
     const float scale = remembers ? Format::scale_of(before, head.dim) : 1;
     const float momentum = remembers ? head.momentum : 0, decay = room.decay[i];
-    const float* weight = room.weight + size_t(i) * head.dim;
+    const float* weight = room.weight_of(i);
 #pragma omp simd
     for (int k = 0; k < head.dim; k++)
         step[k] += momentum * Format::get(before[k], scale) + decay * weight[k];
@@ -143,7 +143,7 @@ template <class Format>
 void learn(const Head& head, const Tile& tile, int i, Room& room, const float* velocity) {
     const int64_t place = tile.start + i;
     auto* row = stored_row<Format>(head, place);
-    float* weight = room.weight + size_t(i) * head.dim;
+    float* weight = room.weight_of(i);
     const float lr = head.lr;
 #pragma omp simd
     for (int k = 0; k < head.dim; k++) weight[k] -= lr * velocity[k];
@@ -168,14 +168,14 @@ void backward(const Head& head) {
             ahead.begin(asks_of(head.samples, head.dim, tile.count)
                         + asks_of(tile.count, head.dim, head.samples));
             want_next<Format>(head, tile, head.parts, ahead);
-            read_weights<Format>(head, tile, room);
+            read_weights<Format>(head, tile, head.parts, room);
             if (!is_kept(head, tile)) find_logits(head, tile, *by_dim, room, logits, ahead);
             find_gradients(head, tile, logits, room);
             product(head.samples, head.dim, tile.count, Left<true>{logits, head.samples},
-                    room.weight, head.dim, BLOCK_COLUMNS, gradient, true, ahead);
+                    room.weight, room.stride, BLOCK_COLUMNS, gradient, true, ahead);
             if (head.lr == 0) return;
             float* step = head.velocity ? shared_velocity(head, tile) : room.step;
-            by_sample.multiply(tile.count, logits, step, false, ahead);
+            by_sample.multiply(tile.count, logits, head.samples, step, false, ahead);
             for (int i = 0; i < tile.count; i++, step += head.dim) {
                 find_velocity<Format>(head, tile, i, room, step);
                 if (!head.velocity) learn<Format>(head, tile, i, room, step);
@@ -191,7 +191,7 @@ void move(const Head& head) {
     {
         Room room(head, omp_get_thread_num());
         each_tile(head, [&](const Tile& tile) {
-            read_weights<Format>(head, tile, room);
+            read_weights<Format>(head, tile, head.parts, room);
             const float* velocity = shared_velocity(head, tile);
             for (int i = 0; i < tile.count; i++, velocity += head.dim)
                 learn<Format>(head, tile, i, room, velocity);

@@ -48,7 +48,8 @@ void pointwise_forward(const Pointwise* p, const Norm* before, const float* x, c
             ahead.want(x + next * p->inputs, following * p->inputs);
             ahead.want(z + next * p->outputs, following * p->outputs);
             float* out = z + first * p->outputs;
-            weights.multiply(count, input.rows(first, count, room.data()), out, false, ahead);
+            weights.multiply(count, input.rows(first, count, room.data()), p->inputs, out, false,
+                             ahead);
             mine.add(out, count);
         });
         parts.put(std::move(mine));
@@ -88,7 +89,7 @@ void pointwise_backward(const Pointwise* p, const Norm* before, const float* x, 
             const float* y = input.rows(first, count, inner.data());
             product(p->outputs, p->inputs, count, Left<true>{g, p->outputs}, y, p->inputs,
                     BLOCK_COLUMNS, mine, true, ahead);
-            weights.multiply(count, g, to, shortcut, ahead);
+            weights.multiply(count, g, p->outputs, to, shortcut, ahead);
             input.sum(first, count, to, sums);
         });
         parts.put(std::move(sums));

@@ -25,6 +25,10 @@ constexpr int BLOCK_ROWS = 6, BLOCK_COLUMNS = WIDTH * BLOCK_VECTORS;
 
 constexpr int STEPS = 16;  // of a block's product, between which memory is asked for
 
+// Rows of the right side that are multiplied at a time: their columns of one block, 16 KB, stay in
+// half of a 32 KB first-level cache. With vectors of 16 the columns come from the second level.
+constexpr int64_t DEPTH = WIDTH == 16 ? INT64_MAX : 4096 / BLOCK_COLUMNS;
+
 // How often a product asks.
 inline int64_t asks_of(int64_t rows, int64_t columns, int64_t depth) {
     const int64_t blocks = rows / BLOCK_ROWS + rows % BLOCK_ROWS / 2 + rows % 2;
@@ -39,6 +43,7 @@ struct Left {
     int64_t stride;
 
     Left from_row(int64_t i) const { return {data + i * (TRANSPOSED ? 1 : stride), stride}; }
+    Left from_column(int64_t k) const { return {column(k), stride}; }
     const float* column(int64_t k) const { return data + k * (TRANSPOSED ? stride : 1); }
     int64_t row() const { return TRANSPOSED ? 1 : stride; }
 };
@@ -120,11 +125,13 @@ void product(int64_t rows, int64_t columns, int64_t depth, Left<TRANSPOSED> a, c
         piece = piece_of(columns - column);
         const float* right = b + column / BLOCK_COLUMNS * b_block + column % BLOCK_COLUMNS;
         as_vectors(piece, [&](auto vectors, auto lanes) {
-            each_block_of_rows(rows, [&](auto count, int64_t row) {
-                block_product<count, vectors, lanes>(depth, a.from_row(row), right, b_row,
-                                                     c + row * columns + column, columns, keep,
-                                                     ahead);
-            });
+            for (int64_t k = 0; k < depth; k += std::min(DEPTH, depth))
+                each_block_of_rows(rows, [&](auto count, int64_t row) {
+                    block_product<count, vectors, lanes>(
+                        std::min(DEPTH, depth - k), a.from_row(row).from_column(k),
+                        right + k * b_row, b_row, c + row * columns + column, columns, keep || k,
+                        ahead);
+                });
         });
     }
 }
@@ -143,9 +150,11 @@ class Packed {
                     from.from_row(k).column(c)[0];
     }
 
-    // c (rows, columns) = a (rows, depth) times this, beside what it held if `keep`.
-    void multiply(int64_t rows, const float* a, float* c, bool keep, Ahead& ahead) const {
-        product(rows, columns, depth, Left<false>{a, depth}, room.data(), BLOCK_COLUMNS,
+    // c (rows, columns) = a (rows, depth) times this, added to what it held if `keep`. Rows of `a`
+    // lie `a_row` apart.
+    void multiply(int64_t rows, const float* a, int64_t a_row, float* c, bool keep,
+                  Ahead& ahead) const {
+        product(rows, columns, depth, Left<false>{a, a_row}, room.data(), BLOCK_COLUMNS,
                 depth * BLOCK_COLUMNS, c, keep, ahead);
     }
 

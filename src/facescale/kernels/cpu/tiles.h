@@ -48,16 +48,17 @@ int64_t whole_lines(int64_t count) { return (count + 15) / 16 * 16; }
 
 // What one core works with, a part of `head.room`.
 struct Room {
+    int64_t stride;  // of the weights: rows a power of two apart would share a few lines of the cache
     float *weight, *step, *logits, *inverse_norm, *decay, *before;
 
-    Room(const Head& head, int thread) {
+    Room(const Head& head, int thread) : stride(stride_of(head)) {
         float* next = head.room + thread * size(head);
         const auto take = [&next](int64_t count) {
             float* part = next;
             next += whole_lines(count);
             return part;
         };
-        weight = take(int64_t(head.tile) * head.dim);
+        weight = take(head.tile * stride);
         step = take(int64_t(head.tile) * head.dim);
         logits = take(int64_t(head.tile) * head.samples);
         inverse_norm = take(head.tile);
@@ -65,10 +66,14 @@ struct Room {
         before = take(head.samples);
     }
 
+    float* weight_of(int i) const { return weight + i * stride; }
+
+    static int64_t stride_of(const Head& head) { return whole_lines(head.dim) + 16; }
+
     // In floats.
     static int64_t size(const Head& head) {
-        const int64_t weights = int64_t(head.tile) * head.dim;
-        return 2 * whole_lines(weights) + whole_lines(int64_t(head.tile) * head.samples)
+        return whole_lines(head.tile * stride_of(head))
+               + whole_lines(int64_t(head.tile) * head.dim) + whole_lines(int64_t(head.tile) * head.samples)
                + 2 * whole_lines(head.tile) + whole_lines(head.samples);
     }
 };
@@ -111,16 +116,20 @@ void want_next(const Head& head, const Tile& tile, int parts, Ahead& ahead) {
         ahead.want(stored_row<Format>(head, place), int64_t(parts) * head.width);
 }
 
-// Weights of a tile and 1 / their lengths.
+// Weights of a tile and 1 / their lengths. Of the rows to come `parts` will be read.
 template <class Format>
-void read_weights(const Head& head, const Tile& tile, Room& room) {
-    // Where the page of a row is has to be found first, which takes as long again: asked for a tile
-    // at once, so that the processor looks several up together.
+void read_weights(const Head& head, const Tile& tile, int parts, Room& room) {
+    // The page of a row has to be looked up before the row can be fetched, which takes as long again.
+    // Asked for all rows of a tile at once, the processor looks several up together. A row may
+    // reach into a second page.
     const int64_t far = tile.start + 2 * head.tile;
-    for (int64_t place = far; place < std::min(far + head.tile, tile.stop); place++)
-        __builtin_prefetch(stored_row<Format>(head, place), 0, 2);
+    for (int64_t place = far; place < std::min(far + head.tile, tile.stop); place++) {
+        const auto* row = stored_row<Format>(head, place);
+        __builtin_prefetch(row, 0, 2);
+        __builtin_prefetch(row + int64_t(parts) * head.width - 1, 0, 2);
+    }
     for (int i = 0; i < tile.count; i++) {
-        float* weight = room.weight + size_t(i) * head.dim;
+        float* weight = room.weight_of(i);
         const auto* row = stored_row<Format>(head, tile.start + i);
         const float square = read_row<Format>(row, weight, head.dim);
         room.inverse_norm[i] = 1 / std::max(std::sqrt(square), SMALLEST_NORM);
