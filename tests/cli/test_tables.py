@@ -111,15 +111,6 @@ def test_what_verify_cannot_do_is_one_line(
     assert line.count("\n") == 1
 
 
-def test_a_run_that_has_not_ended_names_unpack(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "run/checkpoints/step-00000002").mkdir(parents=True)
-    with pytest.raises(SystemExit):
-        main(["verify", str(tmp_path / "run"), "--pairs", "att"])
-    assert f"`facescale unpack {tmp_path / 'run'}`" in capsys.readouterr().err
-
-
 def test_presets_are_listed_for_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
     main(["presets"])
     assert "face_emore with MobileFaceNet Y1" in capsys.readouterr().out

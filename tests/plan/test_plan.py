@@ -97,7 +97,7 @@ def test_centres_are_a_weight_and_a_momentum_a_class() -> None:
     cost = head_cost(100_000, 1.0, 512, 64)
     assert cost.centres == 100_000 * 2 * 512 * 4
     assert cost.logits == 100_000 * 64 * 4
-    assert head_cost(100_000, 0.1, 512, 64).logits == 10_000 * 64 * 4
+    assert head_cost(100_000, 0.1, 512, 64).logits == (10_000 + 64) * 64 * 4
     eight = head_cost(100_000, 0.1, 512, 64, stored=torch.int8, momentum=0.0)
     assert eight.centres == 100_000 * 516
     # beyond its budget the head computes logits again

@@ -112,6 +112,7 @@ def test_contenders_take_turns() -> None:
     assert json.loads(json.dumps(times.record()))["case"] == "head/2000/0.5/4/16"
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_takes_the_machine_one_by_one() -> None:
     step = Contender("a", partial(_counting, 1), memory=2.0)
     case = Case("", "", (step, replace(step, name="b")), samples=1, probe=(8, 8, 8))
@@ -126,6 +127,7 @@ def test_a_contender_that_dies_is_named() -> None:
         interleave(case, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [None, 0.5], ids=["together", "one by one"])
 def test_another_that_dies_takes_no_further_part(
     memory: float | None, capsys: pytest.CaptureFixture[str]
@@ -218,6 +220,7 @@ def test_all_loaders_make_as_many_batches(threads: int, monkeypatch: pytest.Monk
         build(people, *sizes)()()
 
 
+@pytest.mark.slow
 def test_all_embed_alike() -> None:
     pytest.importorskip("onnxruntime", reason="it comes with the extra 'export'")
     backbone = trained("y1")

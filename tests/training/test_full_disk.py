@@ -113,7 +113,7 @@ def test_a_full_disk_is_one_line_and_with_room_the_run_goes_on(
     first, _ = checkpoint.checkpoints(undisturbed / "checkpoints")
     bytes_of_one = sum(path.stat().st_size for path in first.iterdir())
 
-    for room, unwritten in ((3 * bytes_of_one // 2, "step-00000004"), (0, "config.yaml")):
+    for room, unwritten in ((3 * bytes_of_one // 2, "step-00000004"), (0, ".lock")):
         fill(small_disk, but=room)
         lines = run_ranks(on_full_disk, size, config, output)
         assert set(lines) == {lines[0]}

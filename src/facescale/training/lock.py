@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from facescale.distributed import Group
+from facescale.files import naming
 
 NAME = ".lock"
 
@@ -59,8 +60,7 @@ def _take(path: Path) -> str:
     )
     for _ in range(2):
         try:
-            with path.open("x") as file:
-                file.write(token)
+            _write(path, token)
         except FileExistsError:
             held = _read(path)
             if held is not None and _lives(held, path):
@@ -69,6 +69,19 @@ def _take(path: Path) -> str:
         else:
             return token
     raise OSError(f"{path} is taken again and again by other runs; choose another --output")
+
+
+def _write(path: Path, token: str) -> None:
+    """Make the lock file, or raise FileExistsError."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        with naming(path):
+            os.write(handle, token.encode())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OSError(f"{error}; mend that, and go on with --resume") from error
+    finally:
+        os.close(handle)
 
 
 def _lives(held: str, path: Path) -> bool:
