@@ -190,10 +190,11 @@ class TrainConfig(Section, prefix="train."):
     """Passes over the images."""
     steps: Count | None = None
     """Steps in all; when given, it replaces epochs."""
-    precision: Literal["float32", "tf32", "float64", "bf16", "fp16"] = "float32"
+    precision: Literal["float32", "tf32", "float64", "bf16", "fp16", "auto"] = "float32"
     """Of the backbone's trunk; neck and head stay in float32. float64 is all of it, for proofs.
 
-    tf32 is float32 whose convolutions round to 10 bits where CUDA has cores for that.
+    tf32 is float32 whose convolutions round to 10 bits where CUDA has cores for that. auto is
+    bf16 where the hardware multiplies bfloat16, else float32.
     """
     sync_batchnorm: bool = False
     """BatchNorm over the global batch: the result no longer depends on the number of ranks."""

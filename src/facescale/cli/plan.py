@@ -72,10 +72,13 @@ def _limits(planner: "Planner", plan: "Plan", memory: int) -> dict[str, Any]:
 
 
 def _show_setting(planner: "Planner", plan: "Plan") -> None:
+    from facescale.training.precision import settled
+
     config = planner.config
+    precision = settled(config, planner.device_type).train.precision
     say(
         f"[bold]{config.backbone.name}[/], {plan.num_classes:,} identities, sample rate "
-        f"{config.head.sample_rate:g}, {config.train.precision}, batch {plan.batch} on each of "
+        f"{config.head.sample_rate:g}, {precision}, batch {plan.batch} on each of "
         f"{planner.devices} {planner.device_type} device(s), {planner.shards} shard(s)"
     )
 

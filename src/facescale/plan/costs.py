@@ -16,12 +16,8 @@ from facescale.head.walks.blocks import block_rows
 from facescale.plan.ledger import Ledger
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import make_optimizer
-from facescale.training.state import (
-    PRECISIONS,
-    make_backbone,
-    memory_layout,
-    trunk_autocast,
-)
+from facescale.training.precision import PRECISIONS, settled, trunk_autocast
+from facescale.training.state import make_backbone, memory_layout
 from facescale.training.sync_batchnorm import synchronise_norms_
 
 _PROBED = (128, 256)  # rows of one block, and samples: the cost is linear in either
@@ -45,7 +41,7 @@ class BackboneCost:
 
 def backbone_cost(config: Config, batch: int, device_type: str = "cpu") -> BackboneCost:
     """The cost of one step of the backbone with `batch` images on a device."""
-    train = config.train
+    train = settled(config, device_type).train
     return _walk(
         replace(config.backbone, weights=None),
         OptimiserKind(config.optim.name, config.optim.momentum, config.optim.fused),

@@ -24,6 +24,7 @@ from facescale.training.evaluate import evaluate
 from facescale.training.lock import RunFolder, locked
 from facescale.training.metrics import Tally, Window, peak_memory, read_metrics
 from facescale.training.optim import unreached
+from facescale.training.precision import precision_note, settled
 from facescale.training.resume import resume_, save
 from facescale.training.sets import check_sets
 from facescale.training.signals import StopFlag, asked_to_leave
@@ -64,6 +65,7 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
             another run writes to the same folder.
     """
     with processes(config.device, config.timeout_s) as device, ExitStack() as stack:
+        asked, config = config, settled(config, device.type)
         check_same(world_group(), of_run(config))
         trackers = Trackers(config.trackers, rank=world_group().rank)
         state = build(config, device)
@@ -72,6 +74,8 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
         notes = resume_(state, output) if resume else []
         if device.type == "cpu" and (reason := missing()):
             notes.append(f"without compiled kernels a step takes longer: {reason}")
+        if said := precision_note(asked, config, device.type):
+            notes.append(said)
         if state.step == 0 and config.start.checkpoint is not None:
             begin_from_(state, config.start)
         notes += unreached(config, state.num_steps)

@@ -18,16 +18,9 @@ from facescale.models.weights import family_of, load_weights_
 from facescale.random import derive_seed, generator
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
+from facescale.training.precision import PRECISIONS, round_convolutions, settled, trunk_autocast
 from facescale.training.sets import open_sets
 from facescale.training.sync_batchnorm import synchronise_norms_
-
-PRECISIONS = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "float64": torch.float64,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 
 # Keys of a run's random numbers; the head has its own.
 BACKBONE, ORDER, AUGMENT, DROPOUT = range(4)
@@ -96,7 +89,7 @@ def build(config: Config, device: torch.device) -> TrainState:
     Raises:
         FileNotFoundError, ValueError: What the config names is missing or does not fit.
     """
-    world = world_group()
+    world, config = world_group(), settled(config, device.type)
     dataset = _open_training_set(config)
     dtype = torch.promote_types(PRECISIONS[config.train.precision], torch.float32)
     backbone = _place_backbone(config, device, world).to(dtype)
@@ -148,20 +141,6 @@ def _open_training_set(config: Config) -> Dataset:
             "one folder a person"
         )
     return open_dataset(data.path, num_classes=data.num_classes, num_images=data.num_images)
-
-
-def trunk_autocast(device_type: str, precision: str) -> torch.autocast:
-    """The arithmetic of a backbone's trunk in `precision`, one of `PRECISIONS`."""
-    dtype = PRECISIONS[precision]
-    return torch.autocast(device_type, dtype, enabled=dtype.itemsize < 4)
-
-
-def round_convolutions(to_tf32: bool) -> None:
-    """Say whether CUDA's float32 convolutions may round their factors; torch lets them by default.
-
-    Matrix products, which are the neck's and the head's, keep float32: that is torch's default.
-    """
-    torch.backends.cudnn.allow_tf32 = to_tf32  # inductor reads this name, not the newer ones
 
 
 def make_backbone(
