@@ -13,11 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import facescale
 from facescale import backbones
+from facescale.backbones import registry
 from facescale.cli import main
 from facescale.data import dataset
 from facescale.data.images import Sample
 from facescale.data.pairs import PairSet, save_pairs
+from facescale.head import walks
+from facescale.head.margins import target
 from facescale.models import formats
 from facescale.training.trackers import tracker
 
@@ -29,8 +33,11 @@ Load = Callable[[str], dict[str, Any]]
 @pytest.fixture
 def load() -> Iterator[Load]:
     """`load("A tracker")` runs the code under that title; what it registers is gone after."""
-    registries: list[Any] = [tracker.TRACKERS, dataset.FORMATS, formats.READERS]
-    before = [registry.copy() for registry in registries]
+    registries: list[Any] = [
+        *(tracker.TRACKERS, dataset.FORMATS, formats.READERS),
+        *(registry._BUILDERS, target._FACTORIES, walks.WALKS),
+    ]
+    before = [known.copy() for known in registries]
     (imports,) = re.findall(r"^```python\n(import .*?)```", PAGE.read_text(), re.DOTALL | re.M)
     blocks = re.findall(r"^## (.*?):.*?\n\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL | re.M)
 
@@ -41,25 +48,52 @@ def load() -> Iterator[Load]:
         return names
 
     yield run
-    for registry, kept in zip(registries, before, strict=True):
-        registry.clear()
-        registry.extend(kept) if isinstance(kept, list) else registry.update(kept)
+    for known, kept in zip(registries, before, strict=True):
+        known.clear()
+        known.extend(kept) if isinstance(kept, list) else known.update(kept)
 
 
 def images(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(256, size=(count, 112, 112, 3), dtype=np.uint8)
 
 
-def train(folder: Path, *options: str) -> None:
+def train(folder: Path, *options: str, backbone: str = "y1") -> None:
     """Three steps of the real trainer."""
     sizes = "--data.num_classes 20 --data.num_images 64" if "--data.path" not in options else ""
     main(
         [
-            *f"train synthetic {sizes} --backbone.name y1 --train.batch_size 4".split(),
+            *f"train synthetic {sizes} --backbone.name {backbone} --train.batch_size 4".split(),
             *f"--train.steps 3 --device cpu --log_every 1 --output {folder / 'run'}".split(),
             *options,
         ]
     )
+
+
+def test_a_backbone(tmp_path: Path, load: Load) -> None:
+    load("A backbone")
+    train(tmp_path, backbone="pooled")
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert weights["fc.weight"].shape == (32, 192)
+    restored = facescale.load_backbone(tmp_path / "run" / "model.safetensors")
+    assert restored.spec == {"name": "pooled", "embedding_dim": 32}
+
+
+def test_a_margin_that_needs_the_norm(load: Load) -> None:
+    load("A margin")
+    embeddings = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
+    head = facescale.MarginHead(
+        5, 8, target.make_margin("by_norm", m=0.3), 8.0, dtype=torch.float64
+    )
+    head(embeddings, torch.arange(4), lr=0.0).backward()
+    assert embeddings.grad is not None
+    radial = (embeddings.grad * embeddings).sum(1)
+    assert (radial.abs() > 1e-4).all()  # a margin of the cosine alone leaves the length as it is
+
+
+def test_a_walk(tmp_path: Path, load: Load) -> None:
+    counted = load("A walk")["Counted"]
+    train(tmp_path)
+    assert counted.steps == 3
 
 
 def test_a_tracker(tmp_path: Path, load: Load, capsys: pytest.CaptureFixture[str]) -> None:
