@@ -125,13 +125,16 @@ void product(int64_t rows, int64_t columns, int64_t depth, Left<TRANSPOSED> a, c
         piece = piece_of(columns - column);
         const float* right = b + column / BLOCK_COLUMNS * b_block + column % BLOCK_COLUMNS;
         as_vectors(piece, [&](auto vectors, auto lanes) {
-            for (int64_t k = 0; k < depth; k += std::min(DEPTH, depth))
+            int64_t k = 0;
+            do {  // once for a depth of 0 too, which writes zeros
                 each_block_of_rows(rows, [&](auto count, int64_t row) {
                     block_product<count, vectors, lanes>(
                         std::min(DEPTH, depth - k), a.from_row(row).from_column(k),
                         right + k * b_row, b_row, c + row * columns + column, columns, keep || k,
                         ahead);
                 });
+                k += std::min(DEPTH, depth);
+            } while (k < depth);
         });
     }
 }
