@@ -3,29 +3,60 @@
 Autograd differentiates the whole matrix of logits, and SGD moves the rows that took part.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+DenseMargin = Callable[[Tensor, Tensor], Tensor]
+"""Cosines (B, classes) and norms (B, 1) to the cosines after the margin, of whatever class."""
+
+
+def dense_combined(m1: float, m2: float, m3: float) -> DenseMargin:
+    """cos(m1 * theta + m2) - m3."""
+    return lambda cosine, norm: torch.cos(m1 * torch.acos(cosine) + m2) - m3
+
+
+def dense_adaface(mean: Tensor, std: Tensor, m: float, h: float) -> DenseMargin:
+    """AdaFace, with statistics that the batch has already entered."""
+
+    def margin(cosine: Tensor, norm: Tensor) -> Tensor:
+        z = (h * (norm.detach() - mean) / (std + 1e-3)).clip(-1, 1)
+        theta = cosine.clip(-0.999, 0.999).acos()
+        return (theta - m * z).clip(1e-3, math.pi - 1e-3).cos() - m * (1 + z)
+
+    return margin
+
+
+def dense_magface(l_a: float, u_a: float, l_margin: float, u_margin: float) -> DenseMargin:
+    """MagFace without its regulariser."""
+
+    def margin(cosine: Tensor, norm: Tensor) -> Tensor:
+        part = (norm.clip(l_a, u_a) - l_a) / (u_a - l_a)
+        m = (1 - part) * l_margin + part * u_margin
+        past = cosine - m * torch.sin(m)
+        return torch.where(cosine > torch.cos(math.pi - m), torch.cos(cosine.acos() + m), past)
+
+    return margin
 
 
 def dense_loss(
     embeddings: Tensor,
     labels: Tensor,
     centres: Tensor,
-    margin: tuple[float, float, float],
+    margin: DenseMargin,
     scale: float,
     rows: Sequence[int],
 ) -> Tensor:
-    """Mean margin softmax loss over the classes `rows` only; margin is (m1, m2, m3)."""
-    m1, m2, m3 = margin
-    unit = embeddings / embeddings.norm(dim=1, keepdim=True)
+    """Mean margin softmax loss over the classes `rows` only."""
+    norm = embeddings.norm(dim=1, keepdim=True)
+    unit = embeddings / norm
     chosen = centres[list(rows)]
     cosine = unit @ (chosen / chosen.norm(dim=1, keepdim=True)).T
     place = torch.tensor([list(rows).index(int(label)) for label in labels])
     own = torch.nn.functional.one_hot(place, len(rows)).bool()
-    with_margin = torch.cos(m1 * torch.acos(cosine) + m2) - m3
-    logits = scale * torch.where(own, with_margin, cosine)
+    logits = scale * torch.where(own, margin(cosine, norm), cosine)
     return torch.nn.functional.cross_entropy(logits, place)
 
 
@@ -36,16 +67,21 @@ def dense_step(
     velocity: Tensor,
     rows: Sequence[int],
     *,
-    margin: tuple[float, float, float],
+    margin: DenseMargin,
     scale: float,
     lr: float,
     momentum: float,
     weight_decay: float,
+    penalty: Callable[[Tensor], Tensor] = torch.zeros_like,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One step; returns loss, gradient of the embeddings, new weight and new velocity."""
+    """One step; returns loss, gradient of the embeddings, new weight and new velocity.
+
+    `penalty` of the norms (B,) is added to the samples' losses.
+    """
     embeddings = embeddings.clone().requires_grad_()
     centres = weight.clone().requires_grad_()
     loss = dense_loss(embeddings, labels, centres, margin, scale, rows)
+    loss = loss + penalty(embeddings.norm(dim=1)).mean()
     to_embeddings, to_centres = torch.autograd.grad(loss, (embeddings, centres))
     taken = torch.zeros(len(weight), 1, dtype=torch.bool)
     taken[list(rows)] = True

@@ -94,16 +94,34 @@ class BackboneConfig(Section, prefix="backbone."):
 
 @dataclass(frozen=True, kw_only=True)
 class MarginConfig(Section, prefix="head.margin."):
-    """cos(m1 * theta + m2) - m3: ArcFace is m2 = 0.5, CosFace m3 = 0.4."""
+    """By default cos(m1 * theta + m2) - m3: ArcFace is m2 = 0.5, CosFace m3 = 0.4."""
 
+    name: str = "combined"
+    """combined (of m1, m2, m3), adaface, magface, arcface, cosface, or one that you registered."""
     m1: Finite = 1.0
-    """Factor on the angle."""
+    """Of combined: factor on the angle."""
     m2: Finite = 0.5
-    """Added to the angle, radians."""
+    """Of combined: added to the angle, radians."""
     m3: Finite = 0.0
-    """Subtracted from the cosine."""
+    """Of combined: subtracted from the cosine."""
     gradient: Literal["exact", "straight-through"] = "exact"
     """exact: of the function; straight-through: as if the margin were a constant."""
+    m: Finite | None = None
+    """Of adaface (0.4 when not given), arcface (0.5) and cosface (0.4): the margin."""
+    h: Finite | None = None
+    """Of adaface: effect of the norm; 0.333 when not given."""
+    t_alpha: Finite | None = None
+    """Of adaface: weight of a batch in the running statistics; 0.01 when not given."""
+    l_a: Finite | None = None
+    """Of magface: norm of the smallest margin; 10 when not given."""
+    u_a: Finite | None = None
+    """Of magface: norm of the largest margin; 110 when not given."""
+    l_margin: Finite | None = None
+    """Of magface: the smallest margin, radians; 0.45 when not given."""
+    u_margin: Finite | None = None
+    """Of magface: the largest margin, radians; 0.8 when not given."""
+    lambda_g: Finite | None = None
+    """Of magface: factor of the regulariser; 35 when not given."""
     warmup: Whole = 0
     """Steps over which the margin grows from none to all of it."""
 

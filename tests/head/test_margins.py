@@ -181,7 +181,7 @@ def test_margins_are_made_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "_FACTORIES", dict(target._FACTORIES))
     register_margin("norm")(NormMargin)
     assert isinstance(make_margin("norm", m=0.1), NormMargin)
-    with pytest.raises(ValueError, match="margin 'arc' is not known; choose one of arcface, combi"):
+    with pytest.raises(ValueError, match="margin 'arc' is not known; choose one of adaface, arcf"):
         make_margin("arc")
     with pytest.raises(ValueError, match="margin arcface has no 'm2'; it takes m, gradient"):
         make_margin("arcface", m2=0.3)

@@ -15,7 +15,7 @@ from facescale.head.step import Step
 from facescale.head.walks.blocks import BlockWalk
 from facescale.head.walks.cpu import CompiledWalk
 from facescale.kernels.cpu import build
-from reference import dense_step
+from reference import dense_combined, dense_step
 
 Name = Literal["compiled", "blocks"]
 
@@ -108,7 +108,7 @@ def truth_of(
         loss.backward()
         true_loss, gradient, weight, velocity = dense_step(
             *(embeddings.detach().double(), labels, weight, velocity, drawn),
-            margin=margin,
+            margin=dense_combined(*margin),
             scale=scale,
             lr=0.2,
             momentum=0.9,

@@ -8,9 +8,13 @@ from torch import Tensor
 
 import facescale
 from conftest import RunRanks
-from reference import dense_step
+from facescale.head import AdaFace, MagFace, TargetMargin
+from reference import DenseMargin, dense_adaface, dense_combined, dense_magface, dense_step
 
 MARGIN = (1.1, 0.3, 0.2)
+ADAFACE = {"m": 0.4, "h": 0.6, "t_alpha": 0.5}
+# Norms of embeddings here are 2 to 6, so that some lie beyond each end
+MAGFACE = {"l_a": 2.5, "u_a": 4.5, "l_margin": 0.3, "u_margin": 0.9}
 SETTINGS: dict[str, Any] = {"scale": 16.0, "momentum": 0.9, "weight_decay": 5e-4}
 CLASSES, DIM, STEPS, LR = 37, 12, 3, 0.5
 DIVISORS = {1: [1], 2: [1, 2], 4: [1, 2, 4]}
@@ -22,14 +26,25 @@ def make_batch(step: int, sizes: list[int]) -> tuple[Tensor, Tensor]:
     return embeddings, torch.randint(CLASSES, (sum(sizes),), generator=random)
 
 
+def make_margin(name: str) -> TargetMargin:
+    if name == "adaface":
+        return AdaFace(**ADAFACE)
+    return MagFace(**MAGFACE, lambda_g=3.0) if name == "magface" else facescale.combined(*MARGIN)
+
+
 def train_head(
-    rank: int, sizes: list[int], shards: int, rate: float, dtype: torch.dtype = torch.float64
+    rank: int,
+    sizes: list[int],
+    shards: int,
+    rate: float,
+    dtype: torch.dtype = torch.float64,
+    margin: str = "combined",
 ) -> dict[str, Any]:
     """Three steps of the head on this rank's part of each batch."""
     head = facescale.MarginHead(
         num_classes=CLASSES,
         embedding_dim=DIM,
-        margin=facescale.combined(*MARGIN),
+        margin=make_margin(margin),
         sample_rate=rate,
         shards=shards,
         dtype=dtype,
@@ -49,18 +64,41 @@ def train_head(
 
 
 def all_cases(
-    rank: int, sizes: list[int], dtype: torch.dtype
+    rank: int, sizes: list[int], dtype: torch.dtype, margin: str = "combined"
 ) -> dict[tuple[int, float], dict[str, Any]]:
     return {
-        (shards, rate): train_head(rank, sizes, shards, rate, dtype)
+        (shards, rate): train_head(rank, sizes, shards, rate, dtype, margin)
         for shards in DIVISORS[len(sizes)]
         for rate in (1.0, 0.3)
     }
 
 
+class Truth:
+    """The dense margin of each step, after the norms of its whole batch."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.mean, self.std = torch.tensor(20.0).double(), torch.tensor(100.0).double()
+
+    def margin(self, norms: Tensor) -> DenseMargin:
+        if self.name == "combined":
+            return dense_combined(*MARGIN)
+        if self.name == "magface":
+            return dense_magface(**MAGFACE)
+        new = ADAFACE["t_alpha"]
+        self.mean = (1 - new) * self.mean + new * norms.mean()
+        self.std = (1 - new) * self.std + new * norms.std()
+        return dense_adaface(self.mean, self.std, ADAFACE["m"], ADAFACE["h"])
+
+    def penalty(self, norms: Tensor) -> Tensor:
+        clipped = norms.clip(MAGFACE["l_a"], MAGFACE["u_a"])
+        return (self.name == "magface") * 3.0 * (clipped / MAGFACE["u_a"] ** 2 + 1 / clipped)
+
+
 def compare_with_truth(
-    ranks: list[dict[str, Any]], sizes: list[int], rate: float, atol: float
+    ranks: list[dict[str, Any]], sizes: list[int], rate: float, atol: float, name: str = "combined"
 ) -> None:
+    truth = Truth(name)
     centres = [seen.double() for seen in ranks[0]["centres"]]
     weight, velocity = centres[0], torch.zeros_like(centres[0])
     for step in range(STEPS):
@@ -70,16 +108,24 @@ def compare_with_truth(
         assert set(labels.tolist()) <= set(rows)
         assert len(rows) < CLASSES if rate < 1 else len(rows) == CLASSES
         loss, gradient, weight, velocity = dense_step(
-            embeddings, labels, weight, velocity, rows, margin=MARGIN, lr=LR, **SETTINGS
+            embeddings,
+            labels,
+            weight,
+            velocity,
+            rows,
+            margin=truth.margin(embeddings.norm(dim=1)),
+            penalty=truth.penalty,
+            lr=LR,
+            **SETTINGS,
         )
         answers = [
             (sum(rank["losses"][step].double() for rank in ranks), loss),
             (torch.cat([rank["gradients"][step] for rank in ranks]), gradient),
             *((rank["centres"][step + 1], weight) for rank in ranks),
         ]
-        for ours, truth in answers:
+        for ours, exact in answers:
             torch.testing.assert_close(
-                ours.double(), truth, rtol=0, atol=atol * truth.abs().max().item()
+                ours.double(), exact, rtol=0, atol=atol * exact.abs().max().item()
             )
 
 
@@ -98,6 +144,16 @@ def test_every_split_takes_the_dense_step(
     answers = run_ranks(all_cases, len(sizes), sizes, dtype)
     for shards, rate in answers[0]:
         compare_with_truth([answer[shards, rate] for answer in answers], sizes, rate, atol)
+
+
+@pytest.mark.parametrize("sizes", [[9], [7, 2], [1, 6, 0, 5]], ids=str)
+@pytest.mark.parametrize("margin", ["adaface", "magface"])
+def test_margins_of_the_norm_take_the_dense_step(
+    run_ranks: RunRanks, margin: str, sizes: list[int]
+) -> None:
+    answers = run_ranks(all_cases, len(sizes), sizes, torch.float64, margin)
+    for shards, rate in answers[0]:
+        compare_with_truth([answer[shards, rate] for answer in answers], sizes, rate, 1e-9, margin)
 
 
 def rows_that_stay(rank: int) -> bool:

@@ -16,8 +16,10 @@ from facescale.config import (
     CheckpointConfig,
     DataConfig,
     HeadConfig,
+    MarginConfig,
     TrainConfig,
 )
+from facescale.head import TargetMargin, arcface, combined
 from facescale.training import build, train
 from facescale.training.metrics import read_metrics
 from facescale.training.micro_batch import MicroBatches
@@ -25,8 +27,9 @@ from facescale.training.resume import restore_, save
 from runs import CPU, assert_equal_states, losses, small_run
 
 
-def test_resume_continues_to_the_bit(tmp_path: Path) -> None:
-    config = small_run()
+@pytest.mark.parametrize("margin", ["combined", "adaface"])
+def test_resume_continues_to_the_bit(tmp_path: Path, margin: str) -> None:
+    config = small_run(head=HeadConfig(margin=MarginConfig(name=margin), sample_rate=0.5))
     straight, stopped = build(config, CPU), build(config, CPU)
     losses(straight, 2)
     losses(stopped, 2)
@@ -36,6 +39,30 @@ def test_resume_continues_to_the_bit(tmp_path: Path) -> None:
     assert again.position == 8
     assert losses(again, 2) == losses(straight, 2)
     assert_equal_states(again, straight)
+    kept = [dict(state.head.named_buffers()) for state in (again, straight)]
+    assert {name.removeprefix("margin.") for name in kept[0] if name.startswith("margin.")} == (
+        {"mean", "std"} if margin == "adaface" else set()
+    )
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+def margin_of(**options: Any) -> TargetMargin:
+    config = small_run(head=HeadConfig(margin=MarginConfig(**options)))
+    return build(config, CPU).head.margin
+
+
+def test_a_margin_is_chosen_by_name() -> None:
+    assert margin_of(m1=1.1, m3=0.1) == combined(1.1, 0.5, 0.1)
+    assert margin_of(name="arcface", m=0.3, gradient="straight-through") == arcface(
+        0.3, "straight-through"
+    )
+    # m2 is another margin's, with a value in every config: it does not count
+    assert str(margin_of(name="adaface", h=0.2, m2=0.3)) == "AdaFace(m=0.4, h=0.2, t_alpha=0.01)"
+    assert "u_a=90.0" in str(margin_of(name="magface", u_a=90.0))
+    with pytest.raises(ValueError, match="margin 'adface' is not known; choose one of adaface"):
+        margin_of(name="adface")
+    with pytest.raises(ValueError, match="margin magface has no 'h'; it takes l_a, u_a"):
+        margin_of(name="magface", h=0.2)
 
 
 def test_a_command_that_resumes_equals_one_that_never_stopped(tmp_path: Path) -> None:

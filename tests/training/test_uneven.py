@@ -10,7 +10,7 @@ import facescale
 from conftest import RunRanks
 from facescale.config import DataConfig, TrainConfig
 from facescale.training import build
-from reference import dense_step
+from reference import dense_combined, dense_step
 from runs import CPU, losses, small_run
 
 CLASSES, DIM, LR = 37, 12, 0.5
@@ -54,7 +54,10 @@ def test_a_shard_with_more_people_than_its_sample_keeps_them_all(run_ranks: RunR
     assert sum(row >= half for row in moved) == 1
     weight = first["before"]
     loss, gradient, weight, _ = dense_step(
-        *crowd(), weight, torch.zeros_like(weight), moved, margin=MARGIN, lr=LR, **SETTINGS
+        *(*crowd(), weight, torch.zeros_like(weight), moved),
+        margin=dense_combined(*MARGIN),
+        lr=LR,
+        **SETTINGS,
     )
     torch.testing.assert_close(first["loss"] + second["loss"], loss, rtol=0, atol=1e-12)
     both = torch.cat([first["gradient"], second["gradient"]])

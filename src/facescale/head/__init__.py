@@ -6,6 +6,8 @@ Usable without the rest of the package but for `distributed`, `kernels`, `random
 from facescale.head.draw import Sample
 from facescale.head.margin_head import MarginHead
 from facescale.head.margins import (
+    AdaFace,
+    MagFace,
     Margin,
     TargetMargin,
     arcface,
@@ -17,6 +19,8 @@ from facescale.head.margins import (
 from facescale.head.walks import register_walk
 
 __all__ = [
+    "AdaFace",
+    "MagFace",
     "Margin",
     "MarginHead",
     "Sample",

@@ -10,7 +10,7 @@ from facescale.distributed import Mesh, make_mesh
 from facescale.head.centres import ROUNDING, SAMPLING, ClassCentres
 from facescale.head.draw import NONE, Sample, draw_rows
 from facescale.head.gather import LabelGather, gather_rows
-from facescale.head.margins import TargetMargin, arcface, scaled
+from facescale.head.margins import TargetMargin, arcface, penalty, scaled
 from facescale.head.softmax import MarginSoftmax, Share
 from facescale.head.step import Step
 from facescale.head.walks import make_walk
@@ -196,7 +196,8 @@ class MarginHead(nn.Module):
             )
             share = Share(self.mesh.shard, counts, group_norms, sum(sample.counts))
             margin = scaled(self.margin, self.margin_fraction)
-            return MarginSoftmax.apply(unit, norm, make_walk(step), step, share, margin)  # type: ignore[no-any-return, no-untyped-call]
+            loss: Tensor = MarginSoftmax.apply(unit, norm, make_walk(step), step, share, margin)  # type: ignore[no-untyped-call]
+            return loss + penalty(self.margin, norm) / share.global_batch
 
     def _group_ranks(self) -> tuple[int, int]:
         """The first rank of the world in this rank's shard group, and the one after the last."""

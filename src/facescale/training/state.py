@@ -13,7 +13,8 @@ from facescale.data.loader import Loader
 from facescale.data.pairs import PairSet
 from facescale.data.transforms import Augment
 from facescale.distributed import Group, replicate, world_group
-from facescale.head import Margin, MarginHead
+from facescale.head import MarginHead, TargetMargin, make_margin
+from facescale.head.margins import margin_values
 from facescale.models.weights import family_of, load_weights_
 from facescale.random import derive_seed, generator
 from facescale.training.micro_batch import MicroBatches
@@ -183,9 +184,14 @@ def _place_backbone(config: Config, device: torch.device, world: Group) -> backb
     return backbone.to(device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
 
-def _make_margin(config: Config) -> Margin:
-    chosen = config.head.margin
-    return Margin(chosen.m1, chosen.m2, chosen.m3, chosen.gradient)
+def _make_margin(config: Config) -> TargetMargin:
+    """The margin by its name. Options with a default go to the margins that take them alone."""
+    chosen = asdict(config.head.margin)
+    name, taken = chosen.pop("name"), margin_values(config.head.margin.name)
+    for option in ("m1", "m2", "m3", "gradient", "warmup"):
+        if option not in taken:
+            del chosen[option]
+    return make_margin(name, **{key: value for key, value in chosen.items() if value is not None})
 
 
 def centres_momentum(config: Config) -> float:

@@ -4,17 +4,23 @@ A margin is a callable like `TargetMargin`. `register_margin` gives it a name, f
 from outside of it.
 """
 
+from facescale.head.margins.adaface import AdaFace
 from facescale.head.margins.combined import Margin, arcface, combined, cosface
+from facescale.head.margins.magface import MagFace
 from facescale.head.margins.target import (
     TargetMargin,
     make_margin,
     margin_names,
+    margin_values,
+    penalty,
     register_margin,
     scaled,
     value_and_slopes,
 )
 
 __all__ = [
+    "AdaFace",
+    "MagFace",
     "Margin",
     "TargetMargin",
     "arcface",
@@ -22,6 +28,8 @@ __all__ = [
     "cosface",
     "make_margin",
     "margin_names",
+    "margin_values",
+    "penalty",
     "register_margin",
     "scaled",
     "value_and_slopes",

@@ -19,6 +19,7 @@ class TargetMargin(Protocol):
     - `observe_(norms)`: called once a training step, before the margin, with the norms (B,) of the
       whole global batch, the same on every rank. What the margin keeps of them has to be a buffer:
       a margin that is an `nn.Module` becomes a part of the head and of its `state_dict`.
+    - `penalty(norm)`: what is added to the loss of each sample, (B,) to (B,), differentiable.
     - `scaled(fraction)`: the margin on its way from none (0.0) to all of it (1.0). Without it, the
       head goes straight from the plain cosine to the margin's.
     """
@@ -47,16 +48,20 @@ def margin_names() -> list[str]:
     return sorted(_FACTORIES)
 
 
-def make_margin(name: str, **values: float | str) -> TargetMargin:
-    """The margin of a name, made from its values; ValueError for an unknown name or value."""
+def margin_values(name: str) -> list[str]:
+    """The names of the values that a margin takes; ValueError for an unknown margin."""
     if name not in _FACTORIES:
         raise ValueError(f"margin {name!r} is not known; choose one of {', '.join(margin_names())}")
-    factory = _FACTORIES[name]
-    known = inspect.signature(factory).parameters
+    return list(inspect.signature(_FACTORIES[name]).parameters)
+
+
+def make_margin(name: str, **values: float | str) -> TargetMargin:
+    """The margin of a name, made from its values; ValueError for an unknown name or value."""
+    known = margin_values(name)
     for value in values:
         if value not in known:
             raise ValueError(f"margin {name} has no {value!r}; it takes {', '.join(known)}")
-    return factory(**values)
+    return _FACTORIES[name](**values)
 
 
 def scaled(margin: TargetMargin, fraction: float) -> TargetMargin:
@@ -67,6 +72,12 @@ def scaled(margin: TargetMargin, fraction: float) -> TargetMargin:
     if own is not None:
         return own(fraction)
     return lambda cosine, norm: cosine + fraction * (margin(cosine, norm) - cosine)
+
+
+def penalty(margin: TargetMargin, norm: Tensor) -> Tensor | float:
+    """What `margin` adds to the losses of samples with these norms (b,), summed."""
+    own: Callable[[Tensor], Tensor] | None = getattr(margin, "penalty", None)
+    return 0.0 if own is None else own(norm).sum()
 
 
 def value_and_slopes(
