@@ -75,7 +75,7 @@ def is_native(embeddings: Tensor) -> bool:
 
 
 NAMES = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "r200" else name
+    pytest.param(name, marks=pytest.mark.slow) if name in ("r152", "r200") else name
     for name in backbones.NAMES
 ]
 

@@ -59,7 +59,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"torn\.safetensors is not a safetensors file"):
         load_backbone(tmp_path / "torn.safetensors")
     (tmp_path / "model.h5").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"weights are \.safetensors, \.pt, \.pth or \.params"):
+    with pytest.raises(ValueError, match=r"weights are \.safetensors, \.pt, \.pth, \.ckpt or"):
         load_weights_(backbone, tmp_path / "model.h5")
     save_file({"weight": torch.ones(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="holds weights of another network"):

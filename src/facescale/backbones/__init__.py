@@ -2,7 +2,7 @@
 
 | name | network | embedding | neck | family |
 |---|---|---|---|---|
-| r18 r34 r50 r100 r200 | IResNet | 512 | E | mxnet |
+| r18 r34 r50 r100 r152 r200 | IResNet | 512 | E | mxnet |
 | r18_half | IResNet-18 with half the channels, for laptops | 256 | E | mxnet |
 | y1 y2 | MobileFaceNet of InsightFace | 128, 256 | GDC | mxnet |
 | mbf mbf_large | MobileFaceNet of arcface_torch, wider | 512 | GDC | arcface_torch |

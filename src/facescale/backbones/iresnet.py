@@ -14,6 +14,7 @@ from facescale.backbones.registry import register
 
 
 @register("r200", units=(6, 26, 60, 6))
+@register("r152", units=(3, 8, 36, 3))
 @register("r100", units=(3, 13, 30, 3))
 @register("r50", units=(3, 4, 14, 3))
 @register("r34", units=(3, 4, 6, 3))

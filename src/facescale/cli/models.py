@@ -17,7 +17,7 @@ def add_model_options(parser: Parser) -> None:
     add(
         "model",
         metavar="MODEL",
-        help="run folder, checkpoint, model.safetensors, or .pt, .pth, .params of others",
+        help="run folder, checkpoint, model.safetensors, or .pt, .pth, .ckpt, .params of others",
     )
     add("--backbone", metavar="NAME", help="network of weights that do not tell it: r50, mbf, ...")
     add(

@@ -1,4 +1,4 @@
-"""State dicts that others saved with torch: arcface_torch's `model.pt`, wrapped or prefixed or not.
+"""State dicts that others saved with torch: arcface_torch's `model.pt`, AdaFace's `.ckpt`.
 
 The file is a pickle, of which only tensors and plain containers are read; nothing in it is run.
 """
@@ -21,7 +21,7 @@ _REMEDY = "save the network's state_dict() with torch.save, or as .safetensors"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pt` or `.pth` by name, without wrappers and common prefixes.
+    """The tensors of a `.pt`, `.pth` or `.ckpt` by name, without wrappers.
 
     Raises:
         OSError: It cannot be opened.
@@ -38,7 +38,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{path}: {name!s:.50} is not the name of a tensor; {_REMEDY}")
         if not _is_plain(value):
             raise ValueError(f"{path}: {name:.50} is not a plain tensor; {_REMEDY}")
-    return _without_prefixes(dict(found))
+    return dict(found)
 
 
 def _load(path: Path) -> Any:
@@ -77,7 +77,7 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The network's own names; what lies beside the prefixed ones (a head) is left out."""
     for _ in range(_MAX_DEPTH):
         for prefix in PREFIXES:

@@ -12,15 +12,17 @@ from torch import Tensor, nn
 
 from facescale.backbones import Backbone, build
 from facescale.files import write_whole
+from facescale.models import adaface
 from facescale.models.formats import READERS
 from facescale.models.identify import identify, own_names, skeleton
 from facescale.models.mxnet import load_mxnet, mxnet_names, read_mxnet
 from facescale.models.names import Shapes, differences, shapes_of
 from facescale.models.tensorfile import encode, open_tensors
-from facescale.models.torchfile import read_state_dict
+from facescale.models.torchfile import read_state_dict, without_prefixes
 
 SPEC = "facescale.backbone"
 """Key of the spec in a file's metadata."""
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
 _MAX_SPEC = 10_000  # characters
 
 
@@ -33,8 +35,9 @@ def save_backbone(path: Path | str, backbone: Backbone) -> None:
 def load_backbone(path: Path | str, name: str | None = None, family: str | None = None) -> Backbone:
     """The backbone that a file holds, in eval mode.
 
-    A `model.safetensors` of this package says which network it is. For .pt, .pth, MXNet's .params
-    and other safetensors files the network is found by the names and shapes of the tensors.
+    A `model.safetensors` of this package says which network it is. For .pt, .pth, .ckpt, MXNet's
+    .params and other safetensors files the network is found by the names and shapes of the tensors.
+    IR networks of AdaFace, CVLface and face.evoLVe become IResNets; see `models.adaface`.
 
     Args:
         path: The file.
@@ -65,7 +68,7 @@ def load_backbone(path: Path | str, name: str | None = None, family: str | None 
 
 
 def load_weights_(backbone: nn.Module, path: Path | str) -> None:
-    """Fill `backbone` from .safetensors, arcface_torch's .pt or .pth, or MXNet's .params.
+    """Fill `backbone` from .safetensors, a .pt, .pth or .ckpt of others, or MXNet's .params.
 
     Raises:
         FileNotFoundError: No such file.
@@ -121,16 +124,16 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """All tensors of a file, and the spec where it has one."""
     if reader := READERS.get(path.suffix):
         return dict(reader(path)), None
-    if path.suffix in (".pt", ".pth"):
-        return read_state_dict(path), None
+    if path.suffix in TORCH_SUFFIXES:
+        return _with_our_names(read_state_dict(path)), None
     if path.suffix != ".safetensors":
-        known = ", ".join([*READERS, ".safetensors", ".pt", ".pth"])
+        known = ", ".join([*READERS, ".safetensors", *TORCH_SUFFIXES])
         raise ValueError(f"{path}: weights are {known} or .params")
     with open_tensors(path) as file:
         tensors = {name: file.tensor(name) for name in file.kinds}
     text = file.metadata.get(SPEC)
     if text is None:
-        return tensors, None
+        return _with_our_names(tensors), None
     try:
         spec = json.loads(text[:_MAX_SPEC])
     except (ValueError, RecursionError) as error:
@@ -138,6 +141,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     if not isinstance(spec, dict):
         raise ValueError(f"{path}: the spec of its backbone is {spec!r:.60}")
     return tensors, spec
+
+
+def _with_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without common prefixes, and under the names of this package where we know the others'."""
+    return adaface.with_our_names(without_prefixes(tensors), rgb=adaface.is_rgb(tensors))
 
 
 def _fill_(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:

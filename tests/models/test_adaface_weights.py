@@ -1,0 +1,162 @@
+"""IR networks of AdaFace, CVLface and face.evoLVe become IResNets with the same answers."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_mxnet import Array, Shape, error, golden, weights
+from torch import Tensor
+from torch.nn import functional
+
+from facescale.cli import main
+from facescale.models.weights import load_backbone
+
+TOLERANCE = 1e-5
+STAGES = (64, 64, 64, 128, 128, 256, 256, 512, 512)
+"""Channels of the stem and of the units of IR-18."""
+
+
+def adaface_value(name: str, shape: Shape, random: np.random.Generator) -> Array:
+    if name.endswith("running_var"):
+        return random.uniform(0.5, 1.5, shape)
+    if name.endswith(("running_mean", "bias", "pos_embed", "mask_token")):
+        return random.standard_normal(shape) * 0.1
+    if name.endswith("res_layer.5.weight"):
+        return random.uniform(0.1, 0.3, shape)
+    if len(shape) == 1:
+        return random.uniform(0.5, 1.5, shape)
+    if name.endswith("num_batches_tracked"):
+        return np.zeros(shape)
+    return random.standard_normal(shape) * math.sqrt(1 / math.prod(shape[1:]))
+
+
+@pytest.mark.parametrize(("name", "ours"), [("ir_18", "r18"), ("ir_101", "r100")])
+def test_adafaces_weights_give_adafaces_embeddings(tmp_path: Path, name: str, ours: str) -> None:
+    answers = golden(f"adaface_{name}")
+    state = weights(answers["state_dict"], answers["seed"], adaface_value)
+    tensors = {f"model.{key}": torch.from_numpy(array) for key, array in state}
+    # as Lightning saves it, the head beside the network
+    torch.save({"state_dict": {**tensors, "head.t": torch.zeros(1)}}, tmp_path / "adaface.ckpt")
+    backbone = load_backbone(tmp_path / "adaface.ckpt")
+    assert backbone.name == ours
+    assert error(backbone, answers) < TOLERANCE
+
+
+def ir_18(evolve: bool) -> dict[str, Tensor]:
+    """The shapes of IR-18: AdaFace's, or with face.evoLVe's blocks."""
+    shapes: dict[str, Shape] = {"input_layer.0.weight": (64, 3, 3, 3)}
+
+    def norm(name: str, channels: int, affine: bool = True) -> None:
+        for field in ("weight", "bias") * affine + ("running_mean", "running_var"):
+            shapes[f"{name}.{field}"] = (channels,)
+        shapes[f"{name}.num_batches_tracked"] = ()
+
+    norm("input_layer.1", 64)
+    shapes["input_layer.2.weight"] = (64,)
+    for index, (inner, outer) in enumerate(pairwise(STAGES)):
+        name = f"body.{index}.res_layer"
+        norm(f"{name}.0", inner)
+        shapes[f"{name}.1.weight"] = (outer, inner, 3, 3)
+        if not evolve:
+            norm(f"{name}.2", outer)
+        last = 2 if evolve else 3
+        shapes[f"{name}.{last}.weight"] = (outer,)
+        shapes[f"{name}.{last + 1}.weight"] = (outer, outer, 3, 3)
+        norm(f"{name}.{last + 2}", outer)
+        if inner != outer:
+            shapes[f"body.{index}.shortcut_layer.0.weight"] = (outer, inner, 1, 1)
+            norm(f"body.{index}.shortcut_layer.1", outer)
+    norm("output_layer.0", 512)
+    shapes |= {"output_layer.3.weight": (512, 25088), "output_layer.3.bias": (512,)}
+    norm("output_layer.4", 512, affine=evolve)
+    layout = [(name, list(shape)) for name, shape in shapes.items()]
+    return {name: torch.from_numpy(array) for name, array in weights(layout, 3, adaface_value)}
+
+
+def their_forward(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Their network in eval mode, layer by layer, on normalised images in their order."""
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        mean, variance = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+        return functional.batch_norm(
+            x, mean, variance, state.get(f"{name}.weight"), state.get(f"{name}.bias")
+        )
+
+    x = functional.conv2d(x, state["input_layer.0.weight"], padding=1)
+    x = functional.prelu(norm("input_layer.1", x), state["input_layer.2.weight"])
+    for index in range(8):
+        name, stride = f"body.{index}", 2 - index % 2
+        shortcut = functional.max_pool2d(x, 1, stride)
+        if f"{name}.shortcut_layer.0.weight" in state:
+            conv = state[f"{name}.shortcut_layer.0.weight"]
+            shortcut = norm(f"{name}.shortcut_layer.1", functional.conv2d(x, conv, stride=stride))
+        name = f"{name}.res_layer"
+        y = functional.conv2d(norm(f"{name}.0", x), state[f"{name}.1.weight"], padding=1)
+        last = 2
+        if f"{name}.5.weight" in state:
+            y, last = norm(f"{name}.2", y), 3
+        y = functional.prelu(y, state[f"{name}.{last}.weight"])
+        y = functional.conv2d(y, state[f"{name}.{last + 1}.weight"], stride=stride, padding=1)
+        x = norm(f"{name}.{last + 2}", y) + shortcut
+    x = norm("output_layer.0", x).flatten(1)
+    x = functional.linear(x, state["output_layer.3.weight"], state["output_layer.3.bias"])
+    return norm("output_layer.4", x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("evolve", "prefix", "file", "rgb"),
+    [
+        (True, "", "evolve.pth", True),
+        (False, "net.", "cvlface.pt", True),
+        (False, "", "adaface.pt", False),
+    ],
+)
+def test_blocks_and_channels_are_those_of_the_project(
+    tmp_path: Path, evolve: bool, prefix: str, file: str, rgb: bool
+) -> None:
+    state = ir_18(evolve)
+    torch.save({prefix + name: value for name, value in state.items()}, tmp_path / file)
+    pixels = torch.randint(256, (1, 3, 112, 112), generator=torch.Generator().manual_seed(1))
+    image = (pixels.double() - 127.5) / 127.5
+    exact = {name: value.double() for name, value in state.items()}
+    expected = their_forward(exact, image if rgb else image.flip(1))
+    backbone = load_backbone(tmp_path / file).double()
+    assert backbone.name == "r18"
+    assert (backbone(pixels) - expected).abs().max() < 1e-6 * expected.abs().max()
+
+
+def refused(tensors: dict[str, Tensor], path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    torch.save(tensors, path)
+    with pytest.raises(SystemExit):
+        main(["export", str(path), "--output", str(path.with_suffix(".onnx"))])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def test_blocks_that_iresnet_has_not_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    squeezed = {"body.0.res_layer.se_block.fc1.weight": torch.ones(4, 64, 1, 1)}
+    said = refused(ir_18(False) | squeezed, tmp_path / "x.ckpt", capsys)
+    assert "does not say which network it holds" in said
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input_layer.0.weight": torch.ones(3)},
+        {"body.0.res_layer.1.weight": torch.ones(())},
+        {"body.0.res_layer.3.weight": torch.ones(1).expand(1 << 40)},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_shapes_from_a_stranger_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: dict[str, Tensor]
+) -> None:
+    tensors = {"input_layer.0.weight": torch.ones(64, 3, 3, 3)} | wrong
+    assert "does not say which network" in refused(tensors, tmp_path / "x.pth", capsys)
