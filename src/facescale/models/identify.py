@@ -18,6 +18,7 @@ _GDC = ("features.layers.0.layers.0.weight", "arg:conv_6dw7_7_conv2d_weight")
 _LINEAR = ("fc.weight", "features.layers.2.weight", "arg:pre_fc1_weight")
 _BIAS = ("features.layers.2.bias", "arg:pre_fc1_bias")
 _FEATURES = ("bn2.weight", "arg:bn1_gamma")
+_VIT = "feature.2.weight"
 _OPTIONS: dict[str, type | UnionType] = {
     "name": str,
     "embedding_dim": int | None,
@@ -81,6 +82,8 @@ def _neck_of(shapes: Shapes) -> dict[str, Any]:
         next((shapes[name] for name in names if name in shapes), ())
         for names in (_LINEAR, _GDC, _FEATURES)
     )
+    if len(vit := shapes.get(_VIT, ())) == 2:
+        return {"embedding_dim": vit[0]}
     if len(linear) != 2:
         return {}
     if len(gdc) == 4:
