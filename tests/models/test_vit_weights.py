@@ -12,7 +12,7 @@ from facescale.models.identify import identify, own_names
 from facescale.models.weights import load_backbone
 
 
-@pytest.mark.parametrize("name", ["vit_t", "vit_s"])
+@pytest.mark.parametrize("name", ["vit_t", pytest.param("vit_s", marks=pytest.mark.slow)])
 def test_arcface_torchs_weights_give_arcface_torchs_embeddings(tmp_path: Path, name: str) -> None:
     answers = golden(f"arcface_torch_{name}")
     state = weights(answers["state_dict"], answers["seed"], adaface_value)

@@ -306,3 +306,12 @@ def test_the_plan_is_within_a_tenth_of_the_measured_peak(
     print(f"{name} {batch} {num_classes}: measured {peak / 2**30:.3f} GiB, ", end="")
     print(f"planned {plan.total / 2**30:.3f} GiB, error {100 * (plan.total / peak - 1):+.1f} %")
     assert plan.total == pytest.approx(peak, rel=0.1)
+
+
+def test_recomputed_blocks_of_a_vit_are_not_kept() -> None:
+    deep, shallow = (
+        backbone_cost(replace(Config(), backbone=BackboneConfig(name=name)), 4)
+        for name in ("vit_b", "vit_s")
+    )
+    assert deep.weights > shallow.weights
+    assert deep.activations < shallow.activations / 2

@@ -1,6 +1,7 @@
 """A run as a whole: stops and goes on, precisions, micro-batches, ranks."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from conftest import RunRanks
+from facescale.backbones import registry
+from facescale.backbones.vit import VisionTransformer
 from facescale.checkpoint.folder import checkpoints
 from facescale.config import (
     BackboneConfig,
@@ -27,9 +30,22 @@ from facescale.training.resume import restore_, save
 from runs import CPU, assert_equal_states, losses, small_run
 
 
-@pytest.mark.parametrize("margin", ["combined", "adaface"])
-def test_resume_continues_to_the_bit(tmp_path: Path, margin: str) -> None:
-    config = small_run(head=HeadConfig(margin=MarginConfig(name=margin), sample_rate=0.5))
+@pytest.fixture
+def vit_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ViT with masks and stochastic depth, by the name vit_tiny."""
+    tiny = partial(VisionTransformer, width=16, depth=2, heads=2, drop_path=0.5, mask=0.2)
+    monkeypatch.setitem(registry._BUILDERS, "vit_tiny", tiny)
+
+
+@pytest.mark.usefixtures("vit_tiny")
+@pytest.mark.parametrize(
+    ("margin", "name"), [("combined", "y1"), ("adaface", "y1"), ("magface", "vit_tiny")]
+)
+def test_resume_continues_to_the_bit(tmp_path: Path, margin: str, name: str) -> None:
+    config = small_run(
+        head=HeadConfig(margin=MarginConfig(name=margin), sample_rate=0.5),
+        backbone=BackboneConfig(name=name, embedding_dim=16),
+    )
     straight, stopped = build(config, CPU), build(config, CPU)
     losses(straight, 2)
     losses(stopped, 2)
