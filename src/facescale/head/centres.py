@@ -9,6 +9,7 @@ from facescale.allocator import available_memory, use_huge_pages
 from facescale.distributed import Group, shard_range
 from facescale.head.rows import FORMATS
 from facescale.kernels.cpu.build import library
+from facescale.kernels.cuda import head_kernels_serve
 from facescale.random import Key, key
 
 INIT_STD = 0.01  # as arcface_torch, MXNet and OneFlow
@@ -74,6 +75,8 @@ class ClassCentres(nn.Module):
 
     def touch_(self, rows: Rows) -> None:
         """Give those of `rows` that nobody has read yet their start values."""
+        if self._all_started:
+            return
         if self._maybe_fresh[rows].any():
             fresh = (_ends(self.table)[rows] == 0).all(dim=1)
             numbers = rows if isinstance(rows, Tensor) else _numbers(rows, len(self), fresh.device)
@@ -121,12 +124,14 @@ class ClassCentres(nn.Module):
         """Look for rows without start values anew; to be called after `table` has been filled."""
         # To look at the table itself in each step would cost a cache line a row.
         self._maybe_fresh = torch.ones(len(self), dtype=torch.bool, device=self.table.device)
+        self._all_started = False
 
     def start_(self) -> None:
         """Give every row that nobody has touched its start value, as reading it would."""
         step = self._start_rows
         for first in range(0, len(self), step):
             self.touch_(slice(first, first + step))
+        self._all_started = True
 
     def put_(self, rows: Tensor, state: Tensor) -> None:
         """Store weight and momentum (k, 2, dim) of another matrix; zeros are an untouched row."""
@@ -136,6 +141,7 @@ class ClassCentres(nn.Module):
             stored, state[:, :parts].to(self.table.device, self._numbers.dtype), None
         )
         self.table[rows.to(self.table.device)] = stored
+        self._all_started = False
 
     def full(self) -> Tensor:
         """The whole matrix (num_classes, dim) on every rank, by a collective; for small ones."""
@@ -145,6 +151,13 @@ class ClassCentres(nn.Module):
 
     def _start_(self, rows: Tensor) -> None:
         """Write the start values of `rows`, with no momentum."""
+        if head_kernels_serve(self.table, self.dim):
+            from facescale.kernels.cuda.operands import Drawn
+            from facescale.kernels.cuda.start import start_
+
+            drawn = Drawn(self.table, self.dim, len(rows), rows)
+            start_(drawn, key(self.seed, START), self.classes.start, INIT_STD)
+            return
         for some in rows.split(self._start_rows):
             state = self._numbers.new_zeros(len(some), 1, self.dim)
             state[:, 0] = start_values(self.seed, some + self.classes.start, self.dim)

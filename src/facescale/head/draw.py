@@ -35,6 +35,8 @@ class Sample:
     place: Tensor
     """Where in `rows` the own class of each sample of the shard group's batch is, or `NONE`; (B,).
     """
+    bad: Tensor | None = None
+    """Whether a label of the global batch is outside the classes, (); None: none is."""
 
     def compact(self) -> "Sample":
         """The same with sorted rows and without empty slots. On CUDA, the host waits for it."""

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from facescale.distributed import Mesh, make_mesh
 from facescale.head.centres import ROUNDING, SAMPLING, ClassCentres
+from facescale.head.checks import LabelCheck, check_values
 from facescale.head.draw import NONE, Sample, draw_rows
 from facescale.head.gather import LabelGather, gather_rows
-from facescale.head.margins import TargetMargin, arcface, penalty, scaled
+from facescale.head.margins import TargetMargin, arcface, observe_, penalty, scaled
 from facescale.head.softmax import MarginSoftmax, Share
-from facescale.head.step import Step
+from facescale.head.step import Products, Step
 from facescale.head.walks import make_walk
+from facescale.kernels.cuda import head_kernels_serve
 from facescale.random import key
 
 LOGITS_BUDGET = 256 << 20  # bytes
@@ -47,6 +49,8 @@ class MarginHead(nn.Module):
         seed: Of start values, samples and rounding; the same on all ranks.
         device: Where the centres are.
         logits_budget: Bytes of logits kept between forward and backward; above, recomputed.
+        products: How kernels on a CUDA device round the factors of a product: "tf32x3" (as accurate
+            as float32), "tf32" or "bf16". Elsewhere products are those of float32.
 
     Raises:
         ValueError: A value out of its range, or `shards` that does not divide the world.
@@ -68,10 +72,20 @@ class MarginHead(nn.Module):
         seed: int = 0,
         device: torch.device | str = "cpu",
         logits_budget: int = LOGITS_BUDGET,
+        products: Products = "tf32x3",
     ) -> None:
         super().__init__()
         refuse_threads_after_fork()
-        _check_values(num_classes, embedding_dim, scale, sample_rate, momentum, weight_decay, seed)
+        check_values(
+            num_classes,
+            embedding_dim,
+            scale,
+            sample_rate,
+            momentum,
+            weight_decay,
+            seed,
+            products,
+        )
         device = torch.device(device)
         self.margin = arcface(0.5) if margin is None else margin
         if isinstance(self.margin, nn.Module):
@@ -80,7 +94,7 @@ class MarginHead(nn.Module):
         """How much of the margin is asked for, from 0.0 (none) to 1.0; for a warm-up."""
         self.scale, self.sample_rate = scale, sample_rate
         self.momentum, self.weight_decay = momentum, weight_decay
-        self.seed, self.logits_budget = seed, logits_budget
+        self.seed, self.logits_budget, self.products = seed, logits_budget, products
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.mesh: Mesh = make_mesh(shards, device.type)
         self.centres = ClassCentres(
@@ -95,6 +109,8 @@ class MarginHead(nn.Module):
         self.num_steps = 0
         """Draws so far: the key of the next one. A part of `state_dict`."""
         self._gather_labels = LabelGather(self.mesh.world)
+        deferred = head_kernels_serve(self.centres.table, embedding_dim)
+        self._check_labels = LabelCheck(num_classes, deferred=deferred)
 
     def extra_repr(self) -> str:
         """What `print(head)` says."""
@@ -122,6 +138,8 @@ class MarginHead(nn.Module):
 
         Raises:
             ValueError: Wrong shape, or a label outside the classes; the latter on every rank alike.
+                With kernels on a CUDA device such a label is reported by the next call, or by
+                `settle`; its own step has a loss of NaN and changes nothing.
         """
         if labels.ndim != 1 or labels.is_floating_point():
             raise ValueError(
@@ -130,7 +148,7 @@ class MarginHead(nn.Module):
             )
         with torch.no_grad():
             everyones, counts = self._gather_labels(labels.long())
-            self._check_labels(everyones)
+            bad = self._check_labels(everyones, self.num_steps)
             num_rows = len(self.centres)
             place = everyones - self.centres.classes.start
             rows = None
@@ -143,9 +161,16 @@ class MarginHead(nn.Module):
                 place = place.where((place >= 0) & (place < num_rows), NONE)
             first, last = self._group_ranks()
             start, stop = sum(counts[:first]), sum(counts[:last])
-            sample = Sample(self.num_steps, counts, rows, place[start:stop])
+            sample = Sample(self.num_steps, counts, rows, place[start:stop], bad)
         self.num_steps += 1
         return sample
+
+    def settle(self) -> None:
+        """Wait for the device, and raise the error of the last step if it has not been raised yet.
+
+        To be called after the last step. Raises ValueError as `draw` does.
+        """
+        self._check_labels.settle()
 
     def forward(self, embeddings: Tensor, labels: Tensor | Sample, lr: float) -> Tensor:
         """This rank's share of the loss: the sum over its own samples / the global batch.
@@ -176,28 +201,36 @@ class MarginHead(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):
             unit, norm = normalise(embeddings.to(self.centres.format.numbers))
             batch, group_norms, all_norms = self._gather_batch(unit.detach(), norm.detach(), sample)
-            if bool(all_norms.isnan().any()):
+            bad = all_norms.isnan().any()
+            if sample.bad is not None:
+                bad = bad | sample.bad
+            step = self._step(batch, sample, bad, lr)
+            walk = make_walk(step)
+            if not walk.defers and bool(bad):
                 return unit.sum() * math.nan
-            observe = getattr(self.margin, "observe_", None)
-            if observe is not None and self.training:
-                with torch.no_grad():
-                    observe(all_norms)
-            step = Step(
-                centres=self.centres,
-                replicate=self.mesh.replicate,
-                scale=self.scale,
-                lr=lr,
-                momentum=self.momentum,
-                weight_decay=self.weight_decay,
-                batch=batch,
-                sample=sample,
-                key=key(self.seed, ROUNDING, sample.step),
-                logits_budget=self.logits_budget,
-            )
+            if self.training:
+                observe_(self.margin, all_norms, bad)
             share = Share(self.mesh.shard, counts, group_norms, sum(sample.counts))
             margin = scaled(self.margin, self.margin_fraction)
-            loss: Tensor = MarginSoftmax.apply(unit, norm, make_walk(step), step, share, margin)  # type: ignore[no-untyped-call]
-            return loss + penalty(self.margin, norm) / share.global_batch
+            loss: Tensor = MarginSoftmax.apply(unit, norm, walk, step, share, margin)  # type: ignore[no-untyped-call]
+            loss = loss + penalty(self.margin, norm) / share.global_batch
+            return loss * torch.where(bad, math.nan, 1.0) if walk.defers else loss
+
+    def _step(self, batch: Tensor, sample: Sample, bad: Tensor, lr: float) -> Step:
+        return Step(
+            centres=self.centres,
+            replicate=self.mesh.replicate,
+            scale=self.scale,
+            lr=lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            batch=batch,
+            sample=sample,
+            key=key(self.seed, ROUNDING, sample.step),
+            logits_budget=self.logits_budget,
+            bad=bad.int()[None],
+            products=self.products,
+        )
 
     def _group_ranks(self) -> tuple[int, int]:
         """The first rank of the world in this rank's shard group, and the one after the last."""
@@ -214,14 +247,6 @@ class MarginHead(nn.Module):
         if not 0.0 <= lr < math.inf:
             raise ValueError(f"lr must be a number of 0 or more, got {lr}")
         refuse_threads_after_fork()
-
-    def _check_labels(self, labels: Tensor) -> None:
-        outside = labels[(labels < 0) | (labels >= self.num_classes)]
-        if len(outside):
-            raise ValueError(
-                f"label {int(outside[0])} but num_classes is {self.num_classes}; labels run from 0 "
-                f"to {self.num_classes - 1}: raise num_classes or correct the labels"
-            )
 
     def _gather_batch(
         self, unit: Tensor, norm: Tensor, sample: Sample
@@ -258,26 +283,3 @@ def refuse_threads_after_fork() -> None:
             f"this process was forked and is set to {threads} threads, which can hang: call "
             "torch.set_num_threads(1) in it first, or start it by 'spawn'"
         )
-
-
-def _check_values(
-    num_classes: int,
-    embedding_dim: int,
-    scale: float,
-    sample_rate: float,
-    momentum: float,
-    weight_decay: float,
-    seed: int,
-) -> None:
-    """Raise ValueError for what is out of its range; a comparison with NaN is false."""
-    for name, value, fits, wanted in (
-        ("num_classes", num_classes, num_classes >= 1, "at least 1"),
-        ("embedding_dim", embedding_dim, embedding_dim >= 1, "at least 1"),
-        ("scale", scale, 0.0 < scale <= 300.0, "in (0, 300]"),
-        ("sample_rate", sample_rate, 0.0 < sample_rate <= 1.0, "in (0, 1]"),
-        ("momentum", momentum, 0.0 <= momentum < 1.0, "in [0, 1)"),
-        ("weight_decay", weight_decay, 0.0 <= weight_decay < math.inf, "a number of 0 or more"),
-        ("seed", seed, 0 <= seed < 2**64, "in [0, 2**64)"),
-    ):
-        if not fits:
-            raise ValueError(f"{name} must be {wanted}, got {value}")

@@ -44,6 +44,8 @@ class MarginSoftmax(torch.autograd.Function):
         ctx.state = (walk, step, shard, state, (pull * to_norm)[shard.mine])  # type: ignore[attr-defined]
         losses = losses.to(unit.dtype)
         total = losses[shard.mine].sum() + 0.0 * losses.sum()  # NaN for one rank is NaN for all
+        if walk.defers:
+            step.bad.logical_or_(~total.isfinite())
         return total / shard.global_batch
 
     @staticmethod

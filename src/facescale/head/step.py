@@ -1,6 +1,7 @@
 """What one step of the head is made of, from the forward to the backward pass."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -8,6 +9,10 @@ from facescale.distributed import Group
 from facescale.head.centres import ClassCentres
 from facescale.head.draw import Sample
 from facescale.random import Key
+
+Products = Literal["tf32x3", "tf32", "bf16"]
+"""How the kernels of a CUDA device round the factors of a product; "tf32x3" is as accurate as
+float32."""
 
 
 @dataclass(frozen=True)
@@ -28,3 +33,6 @@ class Step:
     """Of this step's random rounding."""
     logits_budget: int
     """Bytes of logits that may be kept for the backward pass; others are computed again."""
+    bad: Tensor
+    """Not 0: the batch has a wrong label or an embedding that is not finite; (1,) int32."""
+    products: Products = "tf32x3"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class TargetMargin(Protocol):
@@ -78,6 +78,19 @@ def penalty(margin: TargetMargin, norm: Tensor) -> Tensor | float:
     """What `margin` adds to the losses of samples with these norms (b,), summed."""
     own: Callable[[Tensor], Tensor] | None = getattr(margin, "penalty", None)
     return 0.0 if own is None else own(norm).sum()
+
+
+@torch.no_grad()
+def observe_(margin: TargetMargin, norms: Tensor, bad: Tensor) -> None:
+    """Show the norms (n,) of the global batch to a margin that asks for them, unless `bad`, ()."""
+    observe: Callable[[Tensor], None] | None = getattr(margin, "observe_", None)
+    if observe is None:
+        return
+    buffers = list(margin.buffers()) if isinstance(margin, nn.Module) else []
+    before = [buffer.clone() for buffer in buffers]
+    observe(norms)
+    for buffer, kept in zip(buffers, before, strict=True):
+        buffer.copy_(torch.where(bad, kept, buffer))
 
 
 def value_and_slopes(

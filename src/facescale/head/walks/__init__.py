@@ -10,10 +10,14 @@ from torch import Tensor
 from facescale.head.step import Step
 from facescale.head.walks.blocks import BlockWalk
 from facescale.head.walks.cpu import CompiledWalk
+from facescale.head.walks.cuda import CudaWalk
 
 
 class Walk(Protocol):
     """Goes over the drawn rows of this shard, once in each direction."""
+
+    defers: bool
+    """Whether it moves nothing where `step.bad` says so. Else the host reads that flag first."""
 
     @staticmethod
     def serves(step: Step) -> bool:
@@ -46,12 +50,13 @@ class Walk(Protocol):
         ...
 
 
-WALKS: list[type[Walk]] = [CompiledWalk, BlockWalk]
+WALKS: list[type[Walk]] = [CudaWalk, CompiledWalk, BlockWalk]
 """The first that serves a step does it; `BlockWalk` serves every step."""
 
 
 def register_walk(walk: type[Walk]) -> type[Walk]:
     """Try `walk` before all others. Returns it, so that it may decorate the class."""
+    walk.defers = getattr(walk, "defers", False)
     WALKS.insert(0, walk)
     return walk
 

@@ -38,6 +38,8 @@ class BlockWalk:
     nothing of size batch x classes exists twice, and no gradient of size classes x dim at all.
     """
 
+    defers = False
+
     @staticmethod
     def serves(step: Step) -> bool:
         """Any step, on any device."""

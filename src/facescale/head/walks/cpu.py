@@ -33,6 +33,8 @@ class Arguments(ctypes.Structure):
 class CompiledWalk:
     """`BlockWalk` by tiles that stay in a core's own cache, all passes in one."""
 
+    defers = False
+
     @staticmethod
     def serves(step: Step) -> bool:
         """Whether the rows are on a CPU, in a format that the kernel has, and there is a kernel."""

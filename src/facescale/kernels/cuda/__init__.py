@@ -1,12 +1,39 @@
 """Kernels in Triton for CUDA devices: operators on plain tensors.
 
-No file outside this folder imports triton, and nothing imports a file of this folder unless a CUDA
-device is used: the package works without triton.
+No file outside this folder imports triton, and nothing imports a file of this folder before
+`head_kernels_serve` or `available` said yes: the package works without triton.
 """
 
+import os
+from functools import cache
 from importlib.util import find_spec
 
+import torch
+from torch import Tensor
 
+STORED = (torch.float32, torch.bfloat16, torch.uint8)  # types of rows that the head's kernels know
+MOST_NUMBERS = 512  # of a row: the largest that was compiled without a spilled register
+CAPABILITY = (8, 0)  # of the oldest card that the kernels were compiled for
+
+
+@cache
 def available() -> bool:
     """Whether triton is installed."""
     return find_spec("triton") is not None
+
+
+def interpreted() -> bool:
+    """Whether triton runs kernels in its interpreter, on CPU tensors. It decides on its import."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def head_kernels_serve(table: Tensor, dim: int) -> bool:
+    """Whether the head's kernels work on this table of class centres, of rows of `dim` numbers."""
+    known = table.dtype in STORED and dim % 16 == 0 and dim <= MOST_NUMBERS
+    return known and available() and _runs_on(table.device)
+
+
+def _runs_on(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= CAPABILITY
+    return device.type == "cpu" and interpreted()

@@ -1,0 +1,112 @@
+"""The walk over the drawn class centres in Triton kernels, on a CUDA device.
+
+It reads nothing from the device. In Triton's interpreter it serves CPU tensors, for tests.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from facescale.head.step import Step
+from facescale.kernels.cuda import head_kernels_serve
+
+LEAST_ROWS = 1 << 14  # whose logits are computed again at a time: enough to fill a card
+SHARED_ROWS = 1 << 16  # whose gradients copies of a shard sum up at a time
+
+
+class CudaWalk:
+    """`BlockWalk` by kernels that read each drawn row three times and write it once.
+
+    Empty slots of the sample stay where they are, so all shapes are known to the host.
+    """
+
+    defers = True
+
+    @staticmethod
+    def serves(step: Step) -> bool:
+        """Whether there are kernels for the device, row format and row size of the step."""
+        return head_kernels_serve(step.centres.table, step.centres.dim)
+
+    def __init__(self, step: Step) -> None:
+        from facescale.kernels.cuda import head  # not before a device needs it
+        from facescale.kernels.cuda.operands import Drawn, Rates
+
+        self.step = step
+        self._kernels = head
+        rows = step.sample.rows
+        count = len(step.centres) if rows is None else len(rows)
+        self._drawn = Drawn(step.centres.table, step.centres.dim, count, rows)
+        self._rates = Rates(
+            step.lr, step.momentum, step.weight_decay, step.key, step.centres.classes.start
+        )
+        self._batch = step.batch.contiguous()
+        if step.products == "bf16":
+            self._batch = self._batch.bfloat16()
+        samples = max(len(step.batch), 1)
+        self._num_kept = min(count, step.logits_budget // (4 * samples))
+        self._kept: Tensor | None = None
+        self._inverse = step.batch.new_empty(0)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """As `Walk.forward`."""
+        step = self.step
+        step.centres.start_()  # all rows at once, in the first step
+        self._kept = step.batch.new_empty(self._num_kept, len(step.batch))
+        seen = self._kernels.forward(
+            self._drawn, self._batch, step.sample.place, step.scale, step.products, self._kept
+        )
+        self._inverse = seen.inverse
+        return seen.log_sum, seen.own_cosine
+
+    def backward(
+        self, log_sum: Tensor, own_cosine: Tensor, to_own: Tensor, factor: Tensor
+    ) -> Tensor:
+        """As `Walk.backward`."""
+        step, kernels = self.step, self._kernels
+        gradient = torch.zeros_like(step.batch)
+        for start, stop in self._portions():
+            drawn, logits = self._drawn.part(start, stop), self._logits(start, stop)
+            radial = kernels.probability_(
+                logits, self._inverse[start:stop], log_sum, to_own, step.sample.place, factor,
+                step.scale, start,
+            )  # fmt: skip
+            gradient += kernels.to_batch(drawn, logits, step.products)
+            if step.lr and step.replicate.size == 1:
+                kernels.update_(
+                    drawn, logits, self._batch, radial, step.bad, self._rates, step.products
+                )
+            elif step.lr:
+                self._learn_together_(start, stop, logits, radial)
+        return gradient
+
+    def _portions(self) -> Iterator[tuple[int, int]]:
+        """Places whose logits were kept, and then others, some at a time."""
+        count, kept = self._drawn.count, self._num_kept
+        if kept:
+            yield 0, kept
+        width = max(kept, LEAST_ROWS)
+        for start in range(kept, count, width):
+            yield start, min(start + width, count)
+
+    def _logits(self, start: int, stop: int) -> Tensor:
+        """Logits of these places, to be overwritten."""
+        kept = self._kept
+        if start == 0 and kept is not None and len(kept) == stop:
+            self._kept = None  # gradients lie there from now on
+            return kept
+        step = self.step
+        logits = step.batch.new_empty(stop - start, len(step.batch))
+        drawn = self._drawn.part(start, stop)
+        self._kernels.logits_again_(drawn, self._batch, step.scale, step.products, logits)
+        return logits
+
+    def _learn_together_(self, start: int, stop: int, product: Tensor, radial: Tensor) -> None:
+        """Sum up the gradients of all copies, then let each copy learn the sum."""
+        step, kernels = self.step, self._kernels
+        for first in range(start, stop, SHARED_ROWS):
+            last = min(first + SHARED_ROWS, stop)
+            drawn, here = self._drawn.part(first, last), slice(first - start, last - start)
+            total = kernels.gradient(drawn, product[here], self._batch, radial[here], step.products)
+            step.replicate.all_reduce_(total)
+            kernels.apply_(drawn, total, step.bad, self._rates)
