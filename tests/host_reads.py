@@ -31,7 +31,7 @@ class HostReads(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
@@ -43,11 +43,11 @@ class HostReads(TorchDispatchMode):
             return tolist(tensor)
 
         self._patches.enter_context(mock.patch.object(torch.Tensor, "tolist", noted))
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._patches.close()
 
     def __torch_dispatch__(

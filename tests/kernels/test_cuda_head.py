@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from facescale.random import Key
 from triton_process import interpreted, needs_triton
 
 pytestmark = needs_triton
@@ -86,27 +87,11 @@ class Problem:
         self.after = torch.stack([weight - LR * velocity, velocity], 1)[:, : before.shape[1]]
 
 
-def bits(key: tuple[int, int], counter: int) -> int:
-    """The project's hash in Python's whole numbers."""
-    low, high = key
-    x = (counter * 0x9E3779B9 + low) & 0xFFFFFFFF
-    x = (x ^ (x >> 16)) * 0x21F0AAAD & 0xFFFFFFFF
-    x ^= high
-    x = (x ^ (x >> 15)) * 0xD35A2D97 & 0xFFFFFFFF
-    return x ^ (x >> 15)
-
-
-def child(key: tuple[int, int], number: int) -> tuple[int, int]:
-    """The key of a number under a key."""
-    for word in (number >> 32, number & 0xFFFFFFFF):
-        key = bits(key, word), bits((key[1], key[0] ^ 0xB7E15163), word)
-    return key
-
-
 def noise(rows: Tensor, part: int, dim: int) -> Tensor:
     """The random bits that round these rows; (rows, dim) int64."""
-    keys = [child(KEY, FIRST_CLASS + int(row)) for row in rows]
-    return torch.tensor([[bits(key, part * dim + k) for k in range(dim)] for key in keys])
+    counters = part * dim + torch.arange(dim)
+    random: Tensor = Key(*KEY).child(FIRST_CLASS + rows[:, None]).bits(counters)
+    return random
 
 
 def nan(*shape: int) -> Tensor:

@@ -55,7 +55,6 @@ def check_values(
     momentum: float,
     weight_decay: float,
     seed: int,
-    products: str,
 ) -> None:
     """Raise ValueError for what is out of its range; a comparison with NaN is false."""
     for name, value, fits, wanted in (
@@ -69,6 +68,10 @@ def check_values(
     ):
         if not fits:
             raise ValueError(f"{name} must be {wanted}, got {value}")
+
+
+def check_products(products: str) -> None:
+    """Raise ValueError for a way to round products that there is not."""
     if products not in get_args(Products):
         raise ValueError(
             f"products must be one of {', '.join(get_args(Products))}, got {products!r}"

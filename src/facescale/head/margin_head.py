@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from facescale.distributed import Mesh, make_mesh
 from facescale.head.centres import ROUNDING, SAMPLING, ClassCentres
-from facescale.head.checks import LabelCheck, check_values
+from facescale.head.checks import LabelCheck, check_products, check_values
 from facescale.head.draw import NONE, Sample, draw_rows
 from facescale.head.gather import LabelGather, gather_rows
 from facescale.head.margins import TargetMargin, arcface, observe_, penalty, scaled
@@ -76,16 +76,8 @@ class MarginHead(nn.Module):
     ) -> None:
         super().__init__()
         refuse_threads_after_fork()
-        check_values(
-            num_classes,
-            embedding_dim,
-            scale,
-            sample_rate,
-            momentum,
-            weight_decay,
-            seed,
-            products,
-        )
+        check_values(num_classes, embedding_dim, scale, sample_rate, momentum, weight_decay, seed)
+        check_products(products)
         device = torch.device(device)
         self.margin = arcface(0.5) if margin is None else margin
         if isinstance(self.margin, nn.Module):
