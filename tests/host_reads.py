@@ -23,6 +23,17 @@ STOPS = {
 }
 
 
+def _waits(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether it is a copy between devices for which the host waits."""
+    if name == "_to_copy" and kwargs.get("device") is not None:
+        blocking = not kwargs.get("non_blocking", False)
+        return blocking and torch.device(kwargs["device"]).type != args[0].device.type
+    if name == "copy_" and args[1].ndim:  # a number is an argument of a kernel
+        blocking = not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+        return blocking and args[0].device.type != args[1].device.type
+    return False
+
+
 class HostReads(TorchDispatchMode):
     """Counts them by the line of the project that asks, wherever the tensors are.
 
@@ -62,7 +73,7 @@ class HostReads(TorchDispatchMode):
         by_mask = isinstance(masks, list | tuple) and any(
             isinstance(mask, Tensor) and mask.dtype in (torch.bool, torch.uint8) for mask in masks
         )
-        if name in STOPS or by_mask:
+        if name in STOPS or by_mask or _waits(name, args, kwargs or {}):
             self._note(name)
         return func(*args, **(kwargs or {}))
 

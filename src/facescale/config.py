@@ -143,6 +143,8 @@ class HeadConfig(Section, prefix="head."):
     """How centres are stored: bfloat16 takes half of the memory, int8 a quarter."""
     momentum: BelowOne | None = None
     """Momentum of the centres; optim.momentum when not given. At 0 they take half of the memory."""
+    products: Literal["tf32x3", "tf32", "bf16"] = "tf32x3"
+    """How a CUDA device rounds the factors of the head's products; tf32x3 is exact as float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +191,9 @@ class OptimConfig(Section, prefix="optim."):
     """Which backbone parameters decay: all (the report, arcface_torch), or no BN, PReLU, bias."""
     clip_norm: Positive | None = None
     """Largest norm of the backbone's gradient; arcface_torch has 5."""
-    fused: bool = False
-    """Update all parameters in one kernel of torch; equal except for rounding."""
+    fused: bool | None = None
+    """Update all parameters in one kernel of torch; equal except for rounding. When not given, on a
+    CUDA device."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 

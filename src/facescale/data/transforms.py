@@ -71,7 +71,9 @@ class Augment:
         images = _mirror(images, numbers[:, _DRAWS.index("flip")] < self.flip)
         if self == Augment(flip=self.flip):
             return images
-        draws = dict(zip(_DRAWS, numbers.to(images.device).unbind(1), strict=True))
+        draws = dict(
+            zip(_DRAWS, numbers.to(images.device, non_blocking=True).unbind(1), strict=True)
+        )
         return self._change(images.float(), draws)
 
     def _change(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
@@ -136,7 +138,7 @@ def _mirror(images: Tensor, chosen: Tensor) -> Tensor:
     """Flip the images that are `chosen`, (b,) of bool on the host, left to right."""
     if images.shape[1] == 3 and native_pixels.serves(images):
         return native_pixels.mirror(images, chosen)  # type: ignore[no-any-return]
-    places = chosen.nonzero()[:, 0].to(images.device)
+    places = chosen.nonzero()[:, 0].to(images.device, non_blocking=True)
     pixels = images.permute(0, 2, 3, 1)  # as they lie in memory: several times faster
     return pixels.index_copy(0, places, pixels.index_select(0, places).flip(2)).permute(0, 3, 1, 2)
 

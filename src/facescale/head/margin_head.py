@@ -104,6 +104,11 @@ class MarginHead(nn.Module):
         deferred = head_kernels_serve(self.centres.table, embedding_dim)
         self._check_labels = LabelCheck(num_classes, deferred=deferred)
 
+    @property
+    def defers(self) -> bool:
+        """Whether a step reads nothing from the device, and what is wrong is found out later."""
+        return self._check_labels.deferred
+
     def extra_repr(self) -> str:
         """What `print(head)` says."""
         return (

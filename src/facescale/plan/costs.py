@@ -42,9 +42,10 @@ class BackboneCost:
 def backbone_cost(config: Config, batch: int, device_type: str = "cpu") -> BackboneCost:
     """The cost of one step of the backbone with `batch` images on a device."""
     train = settled(config, device_type).train
+    fused = device_type == "cuda" if config.optim.fused is None else config.optim.fused
     return _walk(
         replace(config.backbone, weights=None),
-        OptimiserKind(config.optim.name, config.optim.momentum, config.optim.fused),
+        OptimiserKind(config.optim.name, config.optim.momentum, fused),
         PRECISIONS[train.precision].itemsize,
         train.micro_batch,
         train.channels_last,

@@ -21,6 +21,7 @@ from facescale.kernels.cpu.build import missing
 from facescale.models.weights import save_backbone
 from facescale.training.agreement import check_same, of_run
 from facescale.training.evaluate import evaluate
+from facescale.training.finite import settle
 from facescale.training.lock import RunFolder, locked
 from facescale.training.metrics import Tally, Window, peak_memory, read_metrics
 from facescale.training.optim import unreached
@@ -105,6 +106,9 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
                 report(state, trackers, loader, tally, window, folder)
             began = time.perf_counter()
             leaving = stop(asked.signal) if state.step < state.num_steps else 0
+            kept = (state.config.checkpoint.every, state.config.evaluation.every)
+            if leaving or any(due(state, every) for every in kept):
+                settle(state)
             if due(state, state.config.checkpoint.every) or leaving:
                 with all_are_told(state.world):
                     folder.check()

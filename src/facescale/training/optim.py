@@ -73,6 +73,9 @@ def decay_groups(backbone: nn.Module, weight_decay: float, decay: str) -> list[d
 def make_optimizer(backbone: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW over the backbone's parameters that learn."""
     groups = decay_groups(backbone, config.weight_decay, config.decay)
+    fused = config.fused
+    if fused is None:
+        fused = any(p.device.type == "cuda" for p in backbone.parameters())
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, fused=config.fused)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=config.fused)
+        return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)

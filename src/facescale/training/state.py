@@ -17,6 +17,7 @@ from facescale.head import MarginHead, TargetMargin, make_margin
 from facescale.head.margins import margin_values
 from facescale.models.weights import family_of, load_weights_
 from facescale.random import derive_seed, generator
+from facescale.training.late import Pending
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
 from facescale.training.precision import PRECISIONS, round_convolutions, settled, trunk_autocast
@@ -53,6 +54,17 @@ class TrainState:
     """Samples of the stream that are used up."""
     skipped: int = 0
     """Steps that changed nothing since a loss or gradient was not finite."""
+    pending: Pending | None = None
+    """The last step, where the host has not yet asked whether its loss was finite."""
+
+    @property
+    def asks_late(self) -> bool:
+        """Whether the host reads one step later if a loss or gradient is not finite.
+
+        Head and optimizer can then change nothing by themselves; otherwise it waits for the device.
+        """
+        fused = self.optimizer.param_groups[0]["fused"]
+        return self.head.defers and bool(fused) and not self.scaler.is_enabled()
 
     @property
     def epoch(self) -> int:
@@ -95,6 +107,8 @@ def build(config: Config, device: torch.device) -> TrainState:
     dtype = torch.promote_types(PRECISIONS[config.train.precision], torch.float32)
     backbone = _place_backbone(config, device, world).to(dtype)
     round_convolutions(config.train.precision == "tf32")
+    # Sizes of batch and images stay, so it pays to try which algorithms are fastest.
+    torch.backends.cudnn.benchmark = device.type == "cuda"
     optim = config.optim
     head = MarginHead(
         dataset.num_classes,
@@ -110,6 +124,7 @@ def build(config: Config, device: torch.device) -> TrainState:
         ),
         seed=config.seed,
         device=device,
+        products=config.head.products,
     )
     global_batch = config.train.global_batch_size or config.train.batch_size * world.size
     _check_batch(global_batch, config.train, world.size)

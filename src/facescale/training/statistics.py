@@ -24,8 +24,9 @@ def read_statistics(module: nn.Module) -> Tensor:
 def write_statistics_(module: nn.Module, values: Tensor) -> None:
     """Set all running statistics to `values`, (n,), as `read_statistics` returned them."""
     own = running_statistics(module)
-    for statistic, value in zip(own, values.split([s.numel() for s in own]), strict=True):
-        statistic.copy_(value.view_as(statistic))
+    parts = zip(own, values.split([s.numel() for s in own]), strict=True)
+    if own:
+        torch._foreach_copy_(own, [value.view_as(statistic) for statistic, value in parts])
 
 
 @contextmanager

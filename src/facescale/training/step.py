@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from facescale.data.loader import Batch
+from facescale.head.late import LateNumbers
 from facescale.random import derive_seed
-from facescale.training.finite import refuse
+from facescale.training.finite import GRADIENT_KEPT, LOSS_KEPT, refuse, settle
+from facescale.training.late import Pending, learn_unless_
 from facescale.training.state import AUGMENT, DROPOUT, TrainState
 from facescale.training.statistics import read_statistics, write_statistics_
 
@@ -13,8 +15,12 @@ from facescale.training.statistics import read_statistics, write_statistics_
 def train_step(state: TrainState, batch: Batch) -> Tensor:
     """One update of backbone and class centres. Returns this rank's share of the loss, ().
 
+    Where `state.asks_late`, a loss or gradient that is not finite is reported by the next step, or
+    by `settle`; it changes nothing.
+
     Every random number comes from (seed, step), so a run that was stopped repeats the same ones.
     """
+    settle(state)
     config, step = state.config, state.step
     lr = config.optim.lr * state.schedule(step)
     torch.manual_seed(derive_seed(config.seed, DROPOUT, step, state.world.rank))
@@ -35,12 +41,15 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
     scale = state.scaler.scale(torch.ones((), device=state.device))
     embeddings.register_hook(lambda gradient: gradient * scale)
     loss = state.head(embeddings, sample, lr * config.head.lr_factor)
-    if state.scaler.is_enabled() or loss.isfinite():
+    if state.asks_late:
+        loss.backward()
+        learn_late(state, batch, lr, loss.detach(), statistics)
+    elif state.scaler.is_enabled() or loss.isfinite():
         loss.backward()
         apply_gradients(state, batch, lr)
     else:
         write_statistics_(state.backbone, statistics)
-        refuse(state, batch, "loss", "No weight was changed by this step.")
+        refuse(state, batch, "loss", LOSS_KEPT, state.step)
     state.step += 1
     state.position += state.global_batch
     share: Tensor = loss.detach()
@@ -49,16 +58,38 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
 
 def apply_gradients(state: TrainState, batch: Batch, lr: float) -> None:
     """The backbone's step. All ranks hold the same sums, so all find the same overflow and skip."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
     state.scaler.unscale_(state.optimizer)
-    learning = [p for p in state.backbone.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
+    norm = clip_gradients(state, lr)
     if state.scaler.is_enabled() or norm.isfinite():
-        if state.config.optim.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(learning, state.config.optim.clip_norm, norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
     else:
-        refuse(state, batch, "gradient", "The backbone was not changed, the class centres were.")
+        refuse(state, batch, "gradient", GRADIENT_KEPT, state.step)
     state.optimizer.zero_grad(set_to_none=True)
+
+
+def learn_late(
+    state: TrainState, batch: Batch, lr: float, loss: Tensor, statistics: Tensor
+) -> None:
+    """The backbone's step, which changes nothing where loss or gradient is not finite.
+
+    `settle` reads that later. A loss that is not finite also puts back the running `statistics`.
+    """
+    norm = clip_gradients(state, lr)
+    bad = torch.stack([~loss.isfinite(), ~norm.isfinite()])
+    learn_unless_(state.optimizer, bad.any())
+    now = read_statistics(state.backbone)
+    write_statistics_(state.backbone, torch.where(bad[:1], statistics, now))
+    state.pending = Pending(state.step, batch, LateNumbers(bad.long()))
+    state.optimizer.zero_grad(set_to_none=True)
+
+
+def clip_gradients(state: TrainState, lr: float) -> Tensor:
+    """Set the learning rate, and shorten the backbone's gradient; returns its norm before, ()."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    learning = [p for p in state.backbone.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
+    if state.config.optim.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(learning, state.config.optim.clip_norm, norm)
+    return norm
