@@ -45,7 +45,7 @@ def test_options_win_over_files_and_files_over_the_preset(
     assert config["optim"]["momentum"] == 0.25
     assert config["optim"]["weight_decay"] == 0.05  # the preset's
     assert config["optim"]["clip_norm"] == 5
-    assert config["optim"]["fused"] is False  # nobody's
+    assert config["optim"]["fused"] is None  # nobody's
 
 
 def test_epochs_of_a_later_layer_replace_the_steps_of_an_earlier_one(
