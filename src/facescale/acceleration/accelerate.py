@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from facescale.acceleration.conv import Conv2d
+from facescale.acceleration.norms import NormedLayers, NormedUnit
 from facescale.acceleration.prelu import PReLU
 from facescale.acceleration.sequence import (
     ChainedBackbone,
@@ -17,6 +18,7 @@ from facescale.backbones.iresnet import Unit
 from facescale.backbones.layers import Layers
 from facescale.backbones.mobilefacenet import Bottleneck
 from facescale.kernels.cpu.build import missing
+from facescale.kernels.cuda import available
 
 Kinds = dict[type[nn.Module], type[nn.Module]]
 
@@ -30,6 +32,7 @@ CPU_FLOAT32: Kinds = {
     Unit: ChainedUnit,
     **PIXELS,
 }
+CUDA: Kinds = {Layers: NormedLayers, Unit: NormedUnit}
 
 
 def accelerate_(network: nn.Module, device: torch.device, precision: torch.dtype) -> None:
@@ -38,8 +41,10 @@ def accelerate_(network: nn.Module, device: torch.device, precision: torch.dtype
     Weights, their names, and results but for rounding stay. Each layer still decides in every call
     whether its operators compute what it is given, and otherwise does what torch does: so hooks,
     eval mode, autocast and replaced layers keep their meaning. Without a compiler only PReLU, which
-    needs none, is swapped.
+    needs none, is swapped on a CPU; on a CUDA device nothing is swapped without Triton.
     """
+    if device.type == "cuda" and available():
+        swap_(network, CUDA)
     if device.type != "cpu":
         return
     swap_(network, CPU)

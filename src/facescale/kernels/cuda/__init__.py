@@ -37,3 +37,12 @@ def _runs_on(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= CAPABILITY
     return device.type == "cpu" and interpreted()
+
+
+def norm_kernels_serve(x: Tensor) -> bool:
+    """Whether the kernels of BatchNorm take this image, (b, c, h, w)."""
+    known = x.dtype in (torch.float32, torch.bfloat16, torch.float16) and x.ndim == 4
+    if not (known and x.is_contiguous(memory_format=torch.channels_last)):
+        return False
+    # Of one value a channel there is no variance, which torch says.
+    return x.numel() > x.shape[1] and available() and _runs_on(x.device)
