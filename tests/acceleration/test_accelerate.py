@@ -197,7 +197,7 @@ def kinds(network: nn.Module) -> set[type[nn.Module]]:
 def test_elsewhere_the_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     network = backbones.build("y1", image_size=28)
     plain = kinds(network)
-    accelerate_(network, torch.device("cuda"), torch.float32)
+    accelerate_(network, torch.device("mps"), torch.float32)
     assert kinds(network) == plain
     monkeypatch.setattr(module, "missing", lambda: "no compiler")
     accelerate_(network, CPU, torch.float32)
