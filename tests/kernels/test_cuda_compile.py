@@ -9,6 +9,7 @@ from triton_process import compiled, needs_triton
 pytestmark = needs_triton
 
 NO_PRODUCT = ("join_kernel", "probability_kernel", "apply_kernel", "start_kernel")
+CAPABILITIES = [pytest.param(80, marks=pytest.mark.slow), 90]
 
 
 def faults(capability: int, row_format: str, precision: Any, sizes: dict[str, Any]) -> list[str]:
@@ -31,7 +32,7 @@ def faults(capability: int, row_format: str, precision: Any, sizes: dict[str, An
 @pytest.mark.parametrize(
     ("row_format", "precision"), [("float32", "tf32x3"), ("bfloat16", "tf32"), ("int8", "bf16")]
 )
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_kernels_of_the_head_spill_nothing_and_use_tensor_cores(
     capability: int, row_format: str, precision: str
 ) -> None:
@@ -53,7 +54,7 @@ def norm_faults(capability: int, dtype_name: str, channels: int) -> list[str]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_kernels_of_batch_norm_spill_nothing(capability: int, dtype: str) -> None:
     assert not compiled(norm_faults, capability, dtype, 64)
 
