@@ -141,10 +141,10 @@ def against_the_cpu(kind: dict[str, Any], twins: bool) -> None:
     [
         ({"sample_rate": 0.1}, False),
         ({"dtype": torch.bfloat16, "sample_rate": 0.3}, False),
-        ({"dtype": torch.int8}, False),
+        pytest.param({"dtype": torch.int8}, False, marks=pytest.mark.slow),
         ({"dtype": torch.int8, "sample_rate": 0.3, "momentum": 0.0}, False),
         ({"sample_rate": 0.3}, True),
-        ({"dtype": torch.bfloat16, "sample_rate": 0.3}, True),
+        pytest.param({"dtype": torch.bfloat16, "sample_rate": 0.3}, True, marks=pytest.mark.slow),
     ],
     ids=str,
 )
