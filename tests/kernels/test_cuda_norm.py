@@ -57,6 +57,7 @@ def norm_errors(
     x = (make(shape, 1, torch.float32) * 3 + offset).to(dtype)
     beside = make(shape, 2, dtype) if shortcut else None
     gradient = make(shape, 3, dtype)
+    torch.manual_seed(0)  # other tests share this process
     weight, bias = 1 + 0.1 * torch.randn(channels), torch.randn(channels)
     slope = 0.25 + 0.1 * torch.rand(slopes) if slopes else None
     parameters = norm.Parameters(weight, bias, slope)
