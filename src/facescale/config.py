@@ -192,8 +192,7 @@ class OptimConfig(Section, prefix="optim."):
     clip_norm: Positive | None = None
     """Largest norm of the backbone's gradient; arcface_torch has 5."""
     fused: bool | None = None
-    """Update all parameters in one kernel of torch; equal except for rounding. When not given, on a
-    CUDA device."""
+    """Update all parameters in one kernel; equal except for rounding. Not given: on CUDA only."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 

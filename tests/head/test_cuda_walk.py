@@ -15,7 +15,7 @@ from facescale.head import checks, draw
 from facescale.head.walks import blocks, cuda
 from facescale.head.walks.cuda import CudaWalk
 from host_reads import HostReads
-from reference import dense_step
+from reference import dense_combined, dense_step
 from triton_process import compiled, interpreted, needs_triton
 
 pytestmark = needs_triton
@@ -93,7 +93,7 @@ def against_the_dense_truth(kind: dict[str, Any]) -> None:
     for (embeddings, labels), rows in zip(batches(3), drawn, strict=True):
         loss, gradient, weight, velocity = dense_step(
             *(embeddings.detach().double(), labels, weight, velocity, rows),
-            margin=MARGIN,
+            margin=dense_combined(*MARGIN),
             scale=SCALE,
             lr=LR,
             momentum=kind.get("momentum", 0.9),
