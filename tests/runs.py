@@ -9,8 +9,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 from safetensors.torch import load_file
 
 from facescale.checkpoint import folder as checkpoint
@@ -43,6 +45,17 @@ def small_run(**changes: Any) -> Config:
         "log_every": 1,
     }
     return Config(**(sections | changes))
+
+
+def write_people(folder: Path, images: dict[str, int]) -> Path:
+    """A folder of so many images a person."""
+    random = np.random.default_rng(0)
+    for name, count in images.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (112, 112, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
 
 
 def losses(state: TrainState, steps: int) -> list[float]:

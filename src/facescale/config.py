@@ -69,6 +69,8 @@ class DataConfig(Section, prefix="data."):
     """Threads of a rank that decode images."""
     prefetch: Count = 4
     """Batches that are decoded in advance."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At an unreadable image: save and stop, or take the next one, up to 1 % (at least 100)."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 

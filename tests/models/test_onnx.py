@@ -100,6 +100,35 @@ def test_the_command_says_what_the_graph_takes_and_the_file_does_too(
     assert not any(node.op_type == "BatchNormalization" for node in graph.graph.node)
 
 
+@pytest.mark.parametrize(("opset", "ir_version"), [(15, 8), (18, 8), (20, 9)])
+def test_an_opset_is_honoured_with_the_oldest_format_that_has_it(
+    tmp_path: Path, opset: int, ir_version: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = lived_in(name="y1", image_size=28)
+    export_onnx(backbone, tmp_path / "model.onnx", opset)
+    graph = onnx.load(tmp_path / "model.onnx")
+    assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", opset)]
+    assert graph.ir_version == ir_version  # onnxruntime 1.16 reads up to 9
+    assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+    agree(tmp_path / "model.onnx", backbone, noise(2))
+
+
+@pytest.mark.parametrize("opset", [-1, 0, 11, 14, 99])
+def test_another_opset_is_refused_at_once(tmp_path: Path, opset: int) -> None:
+    with pytest.raises(ValueError, match=rf"opset must be from 15 to \d+, got {opset}"):
+        export_onnx(lived_in(name="y1", image_size=28), tmp_path / "model.onnx", opset)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_opset_that_torch_did_not_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "LOWEST_OPSET", 14)
+    with pytest.raises(ValueError, match="cannot be written in opset 14; choose 18"):
+        export_onnx(lived_in(name="y1", image_size=28), tmp_path / "model.onnx", 14)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_graph_that_answers_otherwise_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from facescale.config import DataConfig, HeadConfig, OptimConfig
 from facescale.distributed import world_group
 from facescale.training import train
 from facescale.training.agreement import check_same, of_run
-from runs import small_run
+from runs import small_run, write_people
 
 DIFFERENCES = {
     "seed": {"seed": 1},
@@ -65,6 +65,37 @@ def other_paths(rank: int) -> str:
     data = DataConfig(path=f"/mnt/{rank}/faces", threads=1 + rank)
     check_same(world_group(), of_run(small_run(data=data)))
     return "same"
+
+
+def refused_data(rank: int, folder: Path, other: dict[str, int] | None) -> str:
+    """What rank `rank` is told where rank 1 has other data, or none."""
+    if rank == 1 and other is None:
+        folder /= "missing"
+    elif rank == 1 and other is not None:
+        folder = write_people(folder.with_name("other"), other)
+    try:
+        train(small_run(data=DataConfig(path=str(folder), threads=1)), folder.parent / "run")
+    except (ValueError, OSError) as error:
+        return str(error)
+    return "trained"
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"p0": 2, "p1": 2, "p2": 1}, "number of classes in the data is 2 on rank 0 but 3 on rank"),
+        ({"p0": 2, "p1": 3}, "number of images in the data is 4 on rank 0 but 5 on rank 1"),
+        ({"p0": 2, "z9": 2}, "digest of the people in the data is "),
+        (None, "missing does not exist"),
+    ],
+)
+def test_other_data_on_one_rank_is_named_by_all(
+    run_ranks: RunRanks, tmp_path: Path, other: dict[str, int] | None, said: str
+) -> None:
+    write_people(tmp_path / "data", {"p0": 2, "p1": 2})
+    for told in run_ranks(refused_data, 2, tmp_path / "data", other):
+        assert said in told
+    assert not (tmp_path / "run").exists()
 
 
 def test_hosts_may_keep_equal_data_in_different_places(run_ranks: RunRanks) -> None:

@@ -2,25 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from facescale.config import Config, DataConfig, StartConfig, TrainConfig
 from facescale.training import build, train
-from facescale.training.resume import people_of
 from facescale.training.start import begin_from_
-from runs import CPU, small_run
-
-
-def write_people(folder: Path, names: list[str]) -> Path:
-    random = np.random.default_rng(0)
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        for number in range(3):
-            pixels = random.integers(0, 256, (112, 112, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return folder
+from runs import CPU, small_run, write_people
 
 
 def run_on(folder: Path, steps: int, start: StartConfig | None = None) -> Config:
@@ -33,8 +20,8 @@ def run_on(folder: Path, steps: int, start: StartConfig | None = None) -> Config
 
 @pytest.mark.usefixtures("tiny_y1")
 def test_a_resume_on_other_people_is_refused_and_start_names_is_the_way(tmp_path: Path) -> None:
-    old = write_people(tmp_path / "old", ["p0", "p1", "p2"])
-    new = write_people(tmp_path / "new", ["p1", "p2", "z9"])
+    old = write_people(tmp_path / "old", dict.fromkeys(["p0", "p1", "p2"], 3))
+    new = write_people(tmp_path / "new", dict.fromkeys(["p1", "p2", "z9"], 3))
     train(run_on(old, steps=2), tmp_path / "run")
     train(run_on(old, steps=3), tmp_path / "run", resume=True)
     with pytest.raises(ValueError, match=r"other people, .*start\.checkpoint and start\.names"):
@@ -51,12 +38,11 @@ def test_a_resume_on_other_people_is_refused_and_start_names_is_the_way(tmp_path
 
 
 def test_the_fingerprint_is_of_names_and_their_order(tmp_path: Path) -> None:
-    def people(folder: str, names: list[str]) -> str | None:
-        config = run_on(write_people(tmp_path / folder, names), 1)
-        return people_of(build(config, CPU).dataset)
+    def people(folder: str, names: list[str]) -> str:
+        config = run_on(write_people(tmp_path / folder, dict.fromkeys(names, 3)), 1)
+        return build(config, CPU).found.people
 
     first = people("a", ["p0", "p1"])
-    assert first is not None
     assert people("b", ["p0", "p1"]) == first
     assert people("c", ["p0", "p2"]) != first
     assert people("d", ["p", "0p1"]) != first

@@ -15,7 +15,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--output", default="model.onnx", metavar="FILE", help="of the graph [model.onnx]"
     )
-    parser.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators [20]")
+    parser.add_argument(
+        "--opset", type=int, metavar="N", help="of ONNX's operators, 15 or newer [20]"
+    )
 
 
 def run(chosen: argparse.Namespace) -> None:

@@ -94,6 +94,8 @@ def _show_summary(summary: "Summary") -> None:
         f"{summary.steps:,} steps, last loss {summary.loss:.3f}; "
         f"{summary.wait_s / summary.seconds:.1%} of the time waited for images"
     )
+    if summary.unreadable:
+        say(f"{summary.unreadable:,} unreadable images were passed over")
     if summary.verifications:
         show_verifications(summary.verifications)
     files = table("file", "", left=2)

@@ -1,19 +1,19 @@
-"""The index of a record file in binary: mapped into memory, where the text would be parsed again.
+"""The index of a record file in binary: read in a moment, where the text would be parsed again.
 
 `train.idx.cache` lies beside `train.idx`, or in the user's cache folder where that cannot be
 written. It is used only while both files have the sizes, times and sample of the text that it was
-made from. It is written whole or not at all, so any number of ranks may open a set at once; all
-then share its pages.
+made from. It is written whole or not at all, so any number of ranks may open a set at once. It is
+read and not mapped: a mapped file that somebody cuts short ends the process (SIGBUS). 42 million
+records take 340 MB.
 """
 
 import hashlib
 import logging
-import mmap
 import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,14 +59,15 @@ class IndexCache:
         self._state = _state(index_path, records_path)
 
     def load(self) -> Index | None:
-        """The kept index, mapped into memory; None if there is none, or it is stale or damaged."""
+        """The kept index; None if there is none, or it is stale or damaged."""
         for path in self._paths:
             try:
-                with path.open("rb") as file:
-                    kept = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError):  # not there, or empty
+                index = _read(path, self._state)
+            except FileNotFoundError:
                 continue
-            index = _parse(kept, self._state)
+            except OSError as error:
+                _log.info("%s", error)
+                continue
             if index is not None:
                 return index
             _log.info("%s does not belong to these files: it will be made anew", path)
@@ -92,20 +93,29 @@ class IndexCache:
                 return
 
 
-def _parse(kept: mmap.mmap, state: bytes) -> Index | None:
+def _read(path: Path, state: bytes) -> Index | None:
     """What a file holds, if it is whole and of this state."""
-    sizes = kept[_START - _SIZES.size : _START]
-    if len(kept) < _START or kept[: len(_FORMAT + state)] != _FORMAT + state:
-        return None
+    with path.open("rb") as file:
+        header = file.read(_START)
+        if len(header) < _START or not header.startswith(_FORMAT + state):
+            return None
+        size = os.fstat(file.fileno()).st_size
+        return _parse(header, file, size)
+
+
+def _parse(header: bytes, file: BinaryIO, size: int) -> Index | None:
+    """What follows the header, if the file of `size` bytes is whole."""
+    sizes = header[-_SIZES.size :]
     count, last, num_classes, listed = _SIZES.unpack(sizes)
     if not (0 <= last < count and num_classes >= 0 and listed in (0, 1)):
         return None
-    if len(kept) != _START + 8 * count * (1 + listed):
+    if size != _START + 8 * count * (1 + listed):
         return None
-    starts = range(_START, len(kept), 8 * count)
-    arrays = [np.frombuffer(kept, "<i8", count, start) for start in starts]
+    arrays = [np.fromfile(file, "<i8", count) for _ in range(1 + listed)]
+    if any(len(array) != count for array in arrays):  # cut since
+        return None
     proof = _digest(b"".join([sizes, *(_sample(array.view(np.uint8).data) for array in arrays)]))
-    if kept[len(_FORMAT + state) : _START - _SIZES.size] != proof:
+    if header[-_SIZES.size - _DIGEST_SIZE : -_SIZES.size] != proof:
         return None
     return Index(arrays[1] if listed else range(count), arrays[0], last, num_classes)
 

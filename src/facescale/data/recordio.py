@@ -156,7 +156,7 @@ class RecordIO:
             cache = IndexCache(self._index_path, self.path)  # the text is there now, if it can be
         index = Index(keys, offsets, int(offsets.argmax()))
         cache.keep(index)
-        return cache.load() or index  # what ranks share, and need not hold
+        return index
 
     def _parse_index(self) -> tuple[Keys, NDArray[np.int64]]:
         try:

@@ -20,7 +20,8 @@ from facescale.backbones.convolutional import ConvolutionalBackbone
 from facescale.files import write_whole
 
 INPUT, OUTPUT = "data", "embedding"
-OPSET = 20
+OPSET, LOWEST_OPSET = 20, 15
+"""What a graph is written in, and the oldest that torch's exporter can convert one to."""
 MEAN, STD = 127.5, 127.5
 """What InsightFace does to RGB pixels before it asks a graph, whatever the network."""
 
@@ -41,11 +42,15 @@ def export_onnx(backbone: Backbone, path: Path, opset: int = OPSET) -> float:
 
     Raises:
         ImportError: The extra `export` is not installed.
+        ValueError: The graph cannot be written in `opset`.
         ArithmeticError: onnxruntime answers otherwise than torch; the graph is then not kept.
     """
     _require_extra()
     import onnx
 
+    newest = onnx.defs.onnx_opset_version()
+    if not LOWEST_OPSET <= opset <= newest:
+        raise ValueError(f"opset must be from {LOWEST_OPSET} to {newest}, got {opset}")
     batch = torch.export.Dim("batch")
     with _quiet():
         program = torch.onnx.export(
@@ -60,6 +65,8 @@ def export_onnx(backbone: Backbone, path: Path, opset: int = OPSET) -> float:
         )
     assert program is not None
     graph = program.model_proto
+    _check_opset(graph.opset_import, opset)
+    graph.ir_version = onnx.helper.find_min_ir_version_for(graph.opset_import)
     onnx.helper.set_model_props(graph, _metadata(backbone))
     written = graph.SerializeToString()
     difference = _largest_difference(backbone, written)
@@ -70,6 +77,13 @@ def export_onnx(backbone: Backbone, path: Path, opset: int = OPSET) -> float:
         )
     write_whole(path, [written])
     return difference
+
+
+def _check_opset(written: Any, opset: int) -> None:
+    """ValueError where torch left the graph in another opset; it only logs that."""
+    own = next(entry.version for entry in written if entry.domain in ("", "ai.onnx"))
+    if own != opset:
+        raise ValueError(f"this network cannot be written in opset {opset}; choose {own}")
 
 
 class _Graph(nn.Module):
@@ -136,12 +150,14 @@ def _require_extra() -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what torch's exporter says of itself: nothing that a user could act on."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

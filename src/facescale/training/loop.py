@@ -20,6 +20,7 @@ from facescale.files import write_whole
 from facescale.kernels.cpu.build import missing
 from facescale.models.weights import save_backbone
 from facescale.training.agreement import check_same, of_run
+from facescale.training.batches import UNREADABLE, Batches
 from facescale.training.evaluate import evaluate
 from facescale.training.finite import settle
 from facescale.training.lock import RunFolder, locked
@@ -48,6 +49,8 @@ class Summary:
     """Of the seconds: that steps waited for images."""
     loss: float
     verifications: dict[str, Verification] = field(default_factory=dict)
+    unreadable: int = 0
+    """Records that could not be read and were passed over, by `data.on_error: skip`."""
     signal: int = 0
     """The signal that asked the run to leave before its end; 0 if none did."""
 
@@ -60,7 +63,8 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
     saves a checkpoint and stops.
 
     Raises:
-        FileNotFoundError, ValueError: What the config names is missing or does not fit.
+        FileNotFoundError, ValueError: What the config names is missing or does not fit; or, once a
+            checkpoint is saved, an image cannot be read.
         FloatingPointError: The loss is no longer finite.
         OSError: A checkpoint or another file could not be written, a full disk for example, or
             another run writes to the same folder.
@@ -72,7 +76,8 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
         state = build(config, device)
         check_sets(state.pairs, state.world)
         folder = stack.enter_context(locked(output, state.world))
-        notes = resume_(state, output) if resume else []
+        notes = [f"data: {state.found}", *state.found.warnings()]
+        notes += resume_(state, output) if resume else []
         if device.type == "cpu" and (reason := missing()):
             notes.append(f"without compiled kernels a step takes longer: {reason}")
         if said := precision_note(asked, config, device.type):
@@ -98,14 +103,18 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
     tally, window = Tally(state.device, state.world, state.groups()), Window()
     stop = StopFlag(state.world, state.device)
     with state.loader() as loader, asked_to_leave() as asked:
+        batches = Batches(loader, state.num_steps - state.step, state.device)
+        batches.raise_if_failed(state.world)
         while state.step < state.num_steps and not leaving:
-            tally.add_(train_step(state, next(loader)))
+            tally.add_(train_step(state, next(batches)))
+            batches.take()
             window.add(state.global_batch)
             trackers.advance()
             if due(state, state.config.log_every):
-                report(state, trackers, loader, tally, window, folder)
+                report(state, trackers, loader, tally, window, folder, batches)
             began = time.perf_counter()
-            leaving = stop(asked.signal) if state.step < state.num_steps else 0
+            wish = UNREADABLE if batches.failure else asked.signal
+            leaving = stop(wish) if state.step < state.num_steps else 0
             kept = (state.config.checkpoint.every, state.config.evaluation.every)
             if leaving or any(due(state, every) for every in kept):
                 settle(state)
@@ -116,6 +125,8 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
             if due(state, state.config.evaluation.every) and not leaving:
                 verifications = evaluate(state, trackers)
             window.skip(time.perf_counter() - began)
+        if leaving == UNREADABLE:
+            batches.raise_if_failed(state.world, f". Saved at step {state.step}")
     summary = Summary(
         output,
         steps=state.step - first_step,
@@ -124,6 +135,7 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
         wait_s=loader.wait_s,
         loss=tally.mean,
         verifications=verifications,
+        unreadable=batches.num_skipped(state.world),
         signal=leaving,
     )
     if leaving:
@@ -158,6 +170,7 @@ def report(
     tally: Tally,
     window: Window,
     folder: RunFolder | None = None,
+    batches: Batches | None = None,
 ) -> None:
     """Say and write down what the last steps were like, if the run's folder is still there."""
     row: dict[str, Any] = {
@@ -172,6 +185,8 @@ def report(
         row["grad_scale"] = state.scaler.get_scale()
     if state.config.train.nonfinite == "skip":
         row["skipped"] = state.skipped
+    if batches is not None and state.config.data.on_error == "skip":
+        row["unreadable"] = batches.num_skipped(state.world)
     with all_are_told(state.world):
         if folder is not None:
             folder.check()

@@ -1,6 +1,5 @@
 """Saving a run and going on with it, on these ranks or on others."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ from facescale.checkpoint import folder as checkpoint
 from facescale.checkpoint import record, tensors
 from facescale.checkpoint.folder import Part
 from facescale.checkpoint.record import Run
-from facescale.data.dataset import Dataset
 from facescale.distributed import agree
 from facescale.models.tensorfile import kind_of
 from facescale.training.optim import make_schedule
@@ -34,7 +32,7 @@ def save(state: TrainState, output: Path) -> None:
         skipped=state.skipped,
         seed=state.config.seed,
         scaler=state.scaler.state_dict(),
-        people=people_of(state.dataset),
+        people=state.found.people,
         backbone=dict(state.backbone.spec),
         optimizer=type(state.optimizer).__name__,
     )
@@ -50,17 +48,6 @@ def save(state: TrainState, output: Path) -> None:
         )
         folder, keep = output / "checkpoints", state.config.checkpoint.keep
         checkpoint.save(folder, run, part, world=state.world, keep=keep)
-
-
-def people_of(dataset: Dataset) -> str | None:
-    """A fingerprint of the classes of a data set and their order; None where it has none."""
-    if found := getattr(dataset, "found", None):
-        people: str = found().people
-        return people
-    names = getattr(dataset, "class_names", None)
-    if names is None:
-        return None
-    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 def resume_(state: TrainState, output: Path) -> list[str]:
@@ -140,14 +127,14 @@ def _fill_(state: TrainState, saved: record.Record, path: Path) -> None:
 
 def _check_same_run(state: TrainState, saved: record.Record, path: Path) -> None:
     """ValueError where the checkpoint is of a run that began with another config or other data."""
-    num_classes, people = saved.centres.shape[0], people_of(state.dataset)
+    num_classes = saved.centres.shape[0]
     if num_classes != state.head.num_classes:
         raise ValueError(
             f"{path}: has {num_classes} classes, but this run has {state.head.num_classes}; "
             "resume with the data that the run began with, or begin a new run from it with "
             "start.checkpoint and start.names"
         )
-    if None not in (saved.run.people, people) and saved.run.people != people:
+    if saved.run.people not in (None, state.found.people):
         raise ValueError(
             f"{path}: the data has other people, or the same in another order, than the run began "
             "with: each would take over the class centre of another. Resume with the old data, or "

@@ -10,7 +10,6 @@ from facescale.checkpoint import folder as checkpoint
 from facescale.checkpoint import record, tensors
 from facescale.config import StartConfig
 from facescale.head.centres import ClassCentres
-from facescale.training.resume import people_of
 from facescale.training.state import TrainState
 
 NEW = -1
@@ -34,8 +33,7 @@ def begin_from_(state: TrainState, start: StartConfig) -> None:
             f"{path}: its backbone is {saved.run.backbone}, but this run's is "
             f"{state.backbone.spec}; choose the same one"
         )
-    people = people_of(state.dataset)
-    same_people = None in (saved.run.people, people) or saved.run.people == people
+    same_people = saved.run.people in (None, state.found.people)
     old_labels = _old_labels(start, saved.centres.shape[0], state.head.num_classes, same_people)
     tensors.read_shared_(path, state.backbone, state.optimizer)
     take_over_(state.head.centres, path, old_labels)

@@ -8,7 +8,8 @@ from torch import nn
 from facescale import backbones
 from facescale.acceleration import accelerate_
 from facescale.config import Config, TrainConfig
-from facescale.data.dataset import Dataset, open_dataset
+from facescale.data.dataset import Dataset
+from facescale.data.found import Found
 from facescale.data.loader import Loader
 from facescale.data.pairs import PairSet
 from facescale.data.transforms import Augment
@@ -17,6 +18,7 @@ from facescale.head import MarginHead, TargetMargin, make_margin
 from facescale.head.margins import margin_values
 from facescale.models.weights import family_of, load_weights_
 from facescale.random import derive_seed, generator
+from facescale.training.dataset import open_training_set
 from facescale.training.late import Pending
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
@@ -36,6 +38,8 @@ class TrainState:
     device: torch.device
     world: Group
     dataset: Dataset
+    found: Found
+    """How many people and images the data set has, and who they are."""
     pairs: list[PairSet]
     augment: Augment
     backbone: backbones.Backbone
@@ -93,6 +97,7 @@ class TrainState:
             num_threads=data.threads,
             prefetch=data.prefetch,
             pin_memory=self.device.type == "cuda",
+            on_error=data.on_error,
         )
 
 
@@ -103,7 +108,7 @@ def build(config: Config, device: torch.device) -> TrainState:
         FileNotFoundError, ValueError: What the config names is missing or does not fit.
     """
     world, config = world_group(), settled(config, device.type)
-    dataset = _open_training_set(config)
+    dataset, found = open_training_set(config.data, world)
     dtype = torch.promote_types(PRECISIONS[config.train.precision], torch.float32)
     backbone = _place_backbone(config, device, world).to(dtype)
     round_convolutions(config.train.precision == "tf32")
@@ -136,6 +141,7 @@ def build(config: Config, device: torch.device) -> TrainState:
         device=device,
         world=world,
         dataset=dataset,
+        found=found,
         pairs=open_sets(config.evaluation.sets, config.data.path),
         augment=Augment(**asdict(config.data.augment)),
         backbone=backbone,
@@ -147,16 +153,6 @@ def build(config: Config, device: torch.device) -> TrainState:
         global_batch=global_batch,
         num_steps=num_steps,
     )
-
-
-def _open_training_set(config: Config) -> Dataset:
-    data = config.data
-    if data.path is None:
-        raise ValueError(
-            "no training data: pass --data.path with a folder that has train.rec, or "
-            "one folder a person"
-        )
-    return open_dataset(data.path, num_classes=data.num_classes, num_images=data.num_images)
 
 
 def make_backbone(

@@ -1,0 +1,44 @@
+"""The training set of a run: opened on every rank, and the same set on all of them."""
+
+from facescale.config import DataConfig
+from facescale.data.dataset import Dataset, open_dataset
+from facescale.data.found import Found, found_in
+from facescale.distributed import Group
+from facescale.training.agreement import check_same
+
+
+def open_training_set(data: DataConfig, world: Group) -> tuple[Dataset, Found]:
+    """Open the data of a run and compare it over the ranks. A collective.
+
+    Raises:
+        FileNotFoundError, ValueError: A rank cannot open its data, or it is not that of the others;
+            on every rank alike.
+    """
+    dataset, found = None, None
+    failure: OSError | ValueError | None = None
+    try:
+        dataset = _open(data)
+        found = found_in(dataset)
+    except (OSError, ValueError) as error:
+        failure = error
+    for said in world.gather_texts(str(failure or "")):
+        if said:
+            raise failure or ValueError(said)
+    assert dataset is not None
+    assert found is not None
+    facts = {
+        "number of classes in the data": f"{found.num_classes}",
+        "number of images in the data": f"{found.num_images}",
+        "digest of the people in the data": found.people,
+    }
+    check_same(world, facts)
+    return dataset, found
+
+
+def _open(data: DataConfig) -> Dataset:
+    if data.path is None:
+        raise ValueError(
+            "no training data: pass --data.path with a folder that has train.rec, or "
+            "one folder a person"
+        )
+    return open_dataset(data.path, num_classes=data.num_classes, num_images=data.num_images)
