@@ -121,7 +121,8 @@ class Group:
         try:
             yield
         except OSError as error:
-            failure = str(error)
+            known = error.filename and error.strerror
+            failure = f"{error.filename}: {error.strerror}" if known else str(error)
         for said in self.gather_texts(failure):
             if said:
                 raise OSError(said)

@@ -1,5 +1,6 @@
 """The commands as a user types them: what works, and one clear line for what does not."""
 
+import io
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from facescale import backbones, save_backbone
 from facescale.cli import main
@@ -128,6 +130,20 @@ def test_a_damaged_record_of_the_training_set_is_named(
     line = refused(capsys, "train", "mine.yaml", *TINY[8:])
     assert "label 1 but num_classes is 1" in line
     assert "train.rec" in line
+
+
+def test_an_image_of_too_many_pixels_is_one_line(tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(image, "PNG")  # Pillow warns of so many
+    write_recordio(tmp_path, [Sample(image.getvalue(), label) for label in (0, 1)], num_classes=2)
+    done = subprocess.run(
+        [*(sys.executable, "-m", "facescale", "train", "synthetic", *TINY[6:]),
+         *("--data.path", str(tmp_path), "--output", str(tmp_path / "run"))],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "12000 x 12000 is more than" in done.stderr
 
 
 def test_every_preset_is_a_config_of_what_differs_only() -> None:

@@ -78,6 +78,14 @@ def test_a_lock_of_another_host_is_respected(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_y1")
+@pytest.mark.usefixtures("tiny_y1")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place, reason in (("file", "File exists"), ("file/run", "Not a directory")):
+        with pytest.raises(OSError, match=f"^{tmp_path / place}: {reason}$"):
+            train(small_run(), tmp_path / place)
+
+
 def test_a_folder_deleted_under_a_run_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from facescale.config import CheckpointConfig
-from facescale.training import train
+from facescale.config import CheckpointConfig, TrainConfig
+from facescale.training import loop, train
 from facescale.training.metrics import read_metrics
 from facescale.training.trackers import Jsonl, Run, Tracker, register, tracker
 from runs import small_run
@@ -129,6 +129,27 @@ def test_records_after_the_step_of_a_resumed_run_are_dropped(tmp_path: Path) -> 
     jsonl.numbers(2, {"loss": 2.5})
     jsonl.close()
     assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [3.0, 2.5]
+
+
+def test_figures_damaged_by_hand_cost_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    train(small_run(train=TrainConfig(batch_size=4, steps=2)), tmp_path)
+    spoilt = metrics.read_text() + "by hand\n" + metrics.read_text()
+    metrics.write_text(spoilt)
+    train(small_run(), tmp_path, resume=True)
+    assert [row["step"] for row in read_metrics(metrics)] == [3, 4]
+    assert (tmp_path / "metrics.jsonl.damaged").read_text() == spoilt
+    assert "line 3 is no record: " in (tmp_path / "training.log").read_text()
+
+    def spoil(*_: object) -> dict[str, Any]:
+        metrics.write_text("by hand\n" * 2)
+        return {}
+
+    monkeypatch.setattr(loop, "evaluate", spoil)  # at the end, after the last line
+    train(small_run(train=TrainConfig(batch_size=4, steps=6)), tmp_path, resume=True)
+    assert "training.png is not drawn: " in (tmp_path / "training.log").read_text()
 
 
 def test_what_a_short_run_never_reaches_is_told(

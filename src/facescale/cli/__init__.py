@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a path may have bytes that are no text
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")  # refused by us
     try:
         module, chosen = _read(list(sys.argv[1:] if arguments is None else arguments))
         keep_freed_memory()

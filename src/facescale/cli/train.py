@@ -95,7 +95,7 @@ def _show_summary(summary: "Summary") -> None:
         f"{summary.wait_s / summary.seconds:.1%} of the time waited for images"
     )
     if summary.unreadable:
-        say(f"{summary.unreadable:,} unreadable images were passed over")
+        say(f"unreadable images passed over: {summary.unreadable:,}")
     if summary.verifications:
         show_verifications(summary.verifications)
     files = table("file", "", left=2)

@@ -23,7 +23,8 @@ class Found(NamedTuple):
     people: str
 
     def __str__(self) -> str:
-        text = f"{self.num_images:,} images of {self.num_classes:,} people"
+        people = "1 person" if self.num_classes == 1 else f"{self.num_classes:,} people"
+        text = f"{self.num_images:,} images of {people}"
         return f"{text}, {self.num_empty:,} of them without images" if self.num_empty else text
 
     def warnings(self) -> list[str]:

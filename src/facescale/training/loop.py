@@ -144,7 +144,7 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
     else:
         with averaged_statistics(state.backbone, state.world):
             if state.world.rank == 0:
-                leave_results(state, output, summary)
+                leave_results(state, output, summary, trackers)
     return summary
 
 
@@ -193,10 +193,14 @@ def report(
         trackers.numbers(row)
 
 
-def leave_results(state: TrainState, output: Path, summary: Summary) -> None:
+def leave_results(state: TrainState, output: Path, summary: Summary, trackers: Trackers) -> None:
     """The trained backbone and the pictures of the run."""
     save_backbone(output / "model.safetensors", state.backbone)
-    rows = read_metrics(output / "metrics.jsonl")
+    try:
+        rows = read_metrics(output / "metrics.jsonl")
+    except ValueError as error:  # changed by hand: the work is done all the same
+        trackers.text(f"training.png is not drawn: {error}")
+        rows = []
     if any("loss" in row for row in rows):
         plot_training(output / "training.png", rows)
     if summary.verifications:

@@ -1,6 +1,7 @@
 """`metrics.jsonl`: one JSON object a line, read back by plots and reports."""
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import IO
@@ -10,6 +11,8 @@ from facescale.files import naming, write_whole
 from facescale.training.metrics import read_metrics
 from facescale.training.trackers.tracker import Run, Tracker, register
 
+_log = logging.getLogger("facescale.training")  # shown by the console
+
 
 @register("jsonl")
 class Jsonl(Tracker):
@@ -18,9 +21,18 @@ class Jsonl(Tracker):
     _file: IO[str] | None = None
 
     def start(self, run: Run) -> None:
-        """Open for appending; records after `run.step` are of steps that are taken again."""
+        """Open for appending; records after `run.step` are of steps that are taken again.
+
+        A file with a damaged line is kept as `metrics.jsonl.damaged`, and a new one begins.
+        """
         self._path = run.output / "metrics.jsonl"
-        kept = [row for row in read_metrics(self._path) if row["step"] <= run.step]
+        try:
+            kept = [row for row in read_metrics(self._path) if row["step"] <= run.step]
+        except ValueError as error:
+            aside = self._path.with_name("metrics.jsonl.damaged")
+            self._path.replace(aside)
+            _log.warning("%s; moved to %s, and a new file begins", error, aside)
+            kept = []
         write_whole(self._path, (json.dumps(row).encode() + b"\n" for row in kept))
         self._file = self._path.open("a", encoding="utf-8")
 
