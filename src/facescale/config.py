@@ -10,14 +10,19 @@ from typing import Any, Literal
 import yaml
 
 from facescale.intervals import (
+    Batches,
     BelowOne,
     Chance,
     Count,
+    Degrees,
     Finite,
     NotNegative,
+    Pixels,
     Positive,
     Rate,
     Section,
+    Sigma,
+    Threads,
     Whole,
 )
 
@@ -35,11 +40,11 @@ class AugmentConfig(Section, prefix="data.augment."):
 
     flip: Chance = 0.5
     """Chance of a mirror image."""
-    shift: Whole = 0
+    shift: Pixels = 0
     """Largest shift along each axis, pixels."""
     scale: BelowOne = 0.0
     """0.1 enlarges or shrinks by up to a tenth."""
-    rotate: NotNegative = 0.0
+    rotate: Degrees = 0.0
     """Largest rotation, degrees."""
     brightness: NotNegative = 0.0
     """0.2 multiplies pixels by 0.8 to 1.2."""
@@ -49,9 +54,9 @@ class AugmentConfig(Section, prefix="data.augment."):
     """0.2 multiplies the distance from grey by 0.8 to 1.2."""
     grey: Chance = 0.0
     """Chance of a grey image."""
-    blur: NotNegative = 0.0
+    blur: Sigma = 0.0
     """Largest standard deviation of a Gaussian, pixels."""
-    erase: Whole = 0
+    erase: Pixels = 0
     """Largest side of a square that becomes mid-grey, pixels."""
 
 
@@ -65,9 +70,9 @@ class DataConfig(Section, prefix="data."):
     """Identities: of synthetic data and of the plan; of other data it is checked."""
     num_images: Count | None = None
     """Images, in the same way."""
-    threads: Count = 2
+    threads: Threads = 2
     """Threads of a rank that decode images."""
-    prefetch: Count = 4
+    prefetch: Batches = 4
     """Batches that are decoded in advance."""
     on_error: Literal["stop", "skip"] = "stop"
     """At an unreadable image: save and stop, or take the next one, up to 1 % (at least 100)."""

@@ -63,6 +63,10 @@ def test_a_fault_of_ours_shows_its_traceback_and_asks_for_a_report(
         (OSError("run/x could not be written: full"), "run/x could not be written: full"),
         (ConnectionError("the other ranks are gone"), "the other ranks are gone"),
         (MemoryError(), "out of memory; take a smaller batch or fewer identities"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "facescale: out of memory; take a smaller batch or fewer identities",
+        ),
         (FloatingPointError("step 3: the loss is not finite"), "step 3: the loss is not finite"),
         (ModuleNotFoundError("No module named 'onnx'", name="onnx"), "'facescale[export]'"),
         (ModuleNotFoundError("No module named 'cv2.x'", name="cv2.x"), "'facescale[photos]'"),

@@ -122,6 +122,13 @@ def test_every_option_goes_through_yaml_and_back() -> None:
         ("--head.scale 0", "head.scale must be greater than 0, got 0"),
         ("--head.sample_rate 0", "head.sample_rate must be in (0, 1], got 0"),
         ("--timeout_s -5", "timeout_s must be greater than 0, got -5"),
+        ("--data.threads 1025", "data.threads must be in [1, 1024], got 1025"),
+        ("--data.prefetch 257", "data.prefetch must be in [1, 256], got 257"),
+        ("--data.augment.blur 1e9", "data.augment.blur must be in [0, 112], got 1000000000"),
+        ("--data.augment.erase 113", "data.augment.erase must be in [0, 112], got 113"),
+        ("--data.augment.rotate 181", "data.augment.rotate must be in [0, 180], got 181"),
+        ("--data.path=", "--data.path is empty"),
+        ("--output=", "--output is empty"),
         ("--seed -1", "seed must be at least 0, got -1"),
         ("--data.augment.flip 2", "data.augment.flip must be in [0, 1], got 2"),
         ("--optim.schedule {boundaries:[1],scales:[-1]}", "scales must be at least 0"),
@@ -140,6 +147,11 @@ def test_a_value_out_of_range_or_type_is_refused(
     assert message in refused(capsys, "synthetic", *words.split())
 
 
+def test_an_empty_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--output is empty" in refused(capsys, "synthetic", "--output", "")
+    assert "an argument is empty" in refused(capsys, "")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -152,6 +164,7 @@ def test_a_value_out_of_range_or_type_is_refused(
         (b"optim: 3", "optim is a section; give its options below it"),
         (b"- a", "must be a mapping with the sections data"),
         (b"\xff\xfe", "is not UTF-8 text"),
+        (b"data: {path: ''}", "data.path is ''; give text"),
         (b"data: {path: 12}", "data.path is 12; give text"),
         (b"train: {steps: true}", "train.steps is True; give a whole number"),
         (b"train: {steps: 1.5}", "train.steps is 1.5; give a whole number"),

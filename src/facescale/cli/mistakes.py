@@ -21,6 +21,9 @@ MISTAKES = (
 """Errors of what was given: a value, a file, a package or a machine. UnicodeError, JSON's errors
 and ConnectionError are among them."""
 
+_ALLOCATION = "DefaultCPUAllocator: can't allocate memory"
+"""In the RuntimeError of torch where an allocation fails."""
+
 _FOREIGN = ("SafetensorError", "OutOfMemoryError")
 """The same from libraries that are not imported here, by the names of their types."""
 
@@ -50,6 +53,10 @@ _REASONS = {
 
 def one_line(error: Exception) -> str | None:
     """What the user should know of `error`; None where it is a fault of this package."""
+    out_of_memory = isinstance(error, MemoryError) or _ALLOCATION in str(error)
+    if out_of_memory and not isinstance(error, OSError):
+        text = "" if isinstance(error, RuntimeError) else " ".join(str(error).split())
+        return f"out of memory{': ' * bool(text)}{text}; take a smaller batch or fewer identities"
     if not isinstance(error, MISTAKES) and type(error).__name__ not in _FOREIGN:
         return None
     if isinstance(error, OSError) and error.filename is not None:
@@ -61,8 +68,6 @@ def one_line(error: Exception) -> str | None:
             return f"the package {package} is missing; pip install 'facescale[{EXTRAS[package]}]'"
     if isinstance(error, UnicodeDecodeError):
         return f"a text file is not UTF-8: {text}{_where(error)}"
-    if isinstance(error, MemoryError):
-        return f"out of memory{': ' * bool(text)}{text}; take a smaller batch or fewer identities"
     return f"{text or type(error).__name__}{_where(error)}"
 
 

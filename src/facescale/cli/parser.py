@@ -36,6 +36,10 @@ class Parser(argparse.ArgumentParser):
         """The options among `words`; `--help` is shown and ends the process."""
         if {"-h", "--help"} & set(words):
             answer(self.format_help())
+        for before, word in zip(["an argument", *words], words, strict=False):
+            # of a shell variable that is not set; as a path it would be the current folder
+            if word == "" or (word.startswith("--") and word.endswith("=")):
+                self.error(f"{word.rstrip('=') or before} is empty")
         chosen, rest = self.parse_known_args(words)
         if rest:
             known = [name for action in self._actions for name in action.option_strings]

@@ -35,7 +35,7 @@ def convert(value: Any, hint: Any, name: str) -> Any:
 def _scalar(value: Any, kind: type, name: str) -> Any:
     if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
-    if kind in (bool, str) and isinstance(value, kind):
+    if kind in (bool, str) and isinstance(value, kind) and value != "":
         return value
     if kind in (int, float) and not isinstance(value, bool):
         try:
