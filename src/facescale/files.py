@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,14 @@ def cache_folder() -> Path | None:
     """The user's folder for files that can be made again; None if there is no home."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(root, "facescale") if os.path.isabs(root) else None
+
+
+def require_regular(path: Path) -> None:
+    """Raise OSError where `path` cannot be opened, ValueError where it is not a regular file."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait forever
+        raise ValueError(f"{path} is not a regular file")
+    with path.open("rb"):
+        pass
 
 
 @contextmanager

@@ -175,5 +175,5 @@ def test_what_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
         raise PermissionError(13, "Permission denied", str(path / "rank-00000.safetensors"))
 
     monkeypatch.setattr("facescale.checkpoint.folder.checksum", forbidden)  # root may read all
-    with pytest.raises(ValueError, match=r"Permission denied: '.*rank-00000\.safetensors'"):
+    with pytest.raises(ValueError, match=r"rank-00000\.safetensors: Permission denied"):
         find(tmp_path, Group())

@@ -205,6 +205,18 @@ def test_a_wrong_index_is_refused(small: Path, text: str, message: str) -> None:
         RecordIO(small)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["property", "train.idx", "train.idx.cache", "train.rec"])
+def test_a_pipe_is_not_waited_for(small: Path, name: str) -> None:
+    (small / name).unlink(missing_ok=True)
+    os.mkfifo(small / name)
+    if name == "train.idx.cache":  # passed over
+        assert len(RecordIO(small)) > 0
+    else:
+        with pytest.raises(ValueError, match=f"{name} is not a (regular )?file"):
+            RecordIO(small)
+
+
 def test_a_file_that_shrinks_while_it_is_read_is_an_error_and_not_a_bus_error(small: Path) -> None:
     faces = RecordIO(small)
     os.truncate(faces.path, 100)

@@ -20,7 +20,8 @@ from facescale.checkpoint import record
 from facescale.checkpoint.record import Record, Rows, Run
 from facescale.checkpoint.tensors import CENTRES, file_name
 from facescale.distributed import Group
-from facescale.models.tensorfile import Kind, Pieces, encode, kind_of, require_regular
+from facescale.files import require_regular
+from facescale.models.tensorfile import Kind, Pieces, encode, kind_of
 
 SUMS = "SHA256SUMS"
 OLD_METADATA = ".metadata"
@@ -217,7 +218,9 @@ def damage(path: Path, world: Group) -> str | None:
                 break
     except FileNotFoundError as error:
         found = f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        found = f"{Path(error.filename or path).name}: {error.strerror or error}"
+    except ValueError as error:
         found = str(error)
     return next((said for said in world.gather_texts(found) if said), None)
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facescale.data.recordfile import Keys
-from facescale.files import cache_folder, write_whole
+from facescale.files import cache_folder, require_regular, write_whole
 
 WORTH_KEEPING = 1_000_000
 """Records; the text of fewer is parsed in a tenth of a second."""
@@ -65,7 +65,7 @@ class IndexCache:
                 index = _read(path, self._state)
             except FileNotFoundError:
                 continue
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 _log.info("%s", error)
                 continue
             if index is not None:
@@ -95,6 +95,7 @@ class IndexCache:
 
 def _read(path: Path, state: bytes) -> Index | None:
     """What a file holds, if it is whole and of this state."""
+    require_regular(path)
     with path.open("rb") as file:
         header = file.read(_START)
         if len(header) < _START or not header.startswith(_FORMAT + state):

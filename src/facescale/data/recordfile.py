@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from facescale.files import write_whole
+from facescale.files import require_regular, write_whole
 
 _MAGIC = 0xCED7230A
 _PART = struct.Struct("<II")  # magic, kind << 29 | length; then the data, and zeros up to 4 bytes
@@ -153,6 +153,7 @@ def read_index(path: Path) -> tuple[Keys, NDArray[np.int64]]:
     keys: list[Keys] = []
     places = array("q")  # grows in place: pieces to be joined at the end would take twice as much
     count = 0
+    require_regular(path)
     with path.open("rb") as file:
         while text := file.read(_CHUNK) + file.readline(_MAX_LINE):
             pairs = np.fromstring(text, np.int64, sep=" ").reshape(-1, 2)

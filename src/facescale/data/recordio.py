@@ -19,6 +19,7 @@ from facescale.data.images import Sample
 from facescale.data.indexcache import Index, IndexCache
 from facescale.data.recordfile import Keys, RecordFile, TruncatedError, read_index, write_index
 from facescale.data.unreadable import UnreadableRecord
+from facescale.files import require_regular
 
 HEADER = struct.Struct("<IfQQ")
 """Number of labels that follow, or 0 where the next is the only one; label; key; unused."""
@@ -253,6 +254,7 @@ class RecordIO:
         path = self.path.with_name("property")
         if not path.exists():
             return None
+        require_regular(path)
         with path.open("rb") as file:
             text = file.read(1000).decode("utf-8-sig", errors="replace")  # some begin with a BOM
         first = text.split(",")[0].strip()[:20]

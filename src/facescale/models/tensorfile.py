@@ -4,7 +4,6 @@ A file is a length, a JSON header, and the bytes of the tensors: reading one exe
 """
 
 import json
-import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from facescale.files import require_regular
 
 TYPES = {
     "F64": torch.float64,
@@ -121,14 +122,6 @@ class TensorFile:
         """Rows [first, stop) of a tensor along its first dimension; reads no others."""
         found: Tensor = self._file.get_slice(name)[first:stop]
         return found
-
-
-def require_regular(path: Path) -> None:
-    """Raise OSError where `path` cannot be opened, ValueError where it is not a regular file."""
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait forever
-        raise ValueError(f"{path} is not a regular file")
-    with path.open("rb"):
-        pass
 
 
 @contextmanager
