@@ -1,7 +1,10 @@
 """Where figures go: files that are read back, trackers that are missing, fail, or are our own."""
 
 import json
+import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +153,19 @@ def test_figures_damaged_by_hand_cost_no_run(
     monkeypatch.setattr(loop, "evaluate", spoil)  # at the end, after the last line
     train(small_run(train=TrainConfig(batch_size=4, steps=6)), tmp_path, resume=True)
     assert "training.png is not drawn: " in (tmp_path / "training.log").read_text()
+
+
+def test_a_reader_that_leaves_costs_no_line_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with suppress(BrokenPipeError), open(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        train(small_run(), tmp_path)
+    lines = (tmp_path / "training.log").read_text()
+    assert [f"Global Step: {step} " in lines for step in range(1, 5)] == [True] * 4
+    assert capfd.readouterr().err == ""
 
 
 def test_what_a_short_run_never_reaches_is_told(

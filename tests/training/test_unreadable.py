@@ -72,6 +72,8 @@ def test_an_unreadable_image_behind_the_last_step_ends_nothing(tmp_path: Path) -
     people = write_people(tmp_path / "people", dict.fromkeys("abcd", 6))
     damage(people, position=3 * BATCH)
     assert train(run_on(people, steps=3), tmp_path / "run").steps == 3
+    for steps in (3, 2):  # a run that has ended reads nothing more
+        assert train(run_on(people, steps=steps), tmp_path / "run", resume=True).steps == 0
 
 
 @pytest.mark.usefixtures("tiny_y1")

@@ -24,7 +24,7 @@ class Batches:
     """
 
     def __init__(self, loader: Loader, num_steps: int, device: torch.device) -> None:
-        """Take the first batches of the `num_steps` that are left."""
+        """Take the first batches of the `num_steps` that are left, below 1 in a finished run."""
         self.failure: UnreadableRecord | None = None
         self._loader, self._left = loader, num_steps
         self._taken: deque[Batch] = deque()
@@ -38,7 +38,7 @@ class Batches:
 
     def take(self) -> None:
         """Take one batch more, unless the run ends before it."""
-        if self._left == 0 or self.failure is not None:
+        if self._left <= 0 or self.failure is not None:
             return
         self._left -= 1
         try:

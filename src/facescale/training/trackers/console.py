@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console as Terminal
 from rich.markup import escape
@@ -36,6 +37,17 @@ class LogFile(logging.FileHandler):
             raise
 
 
+class Lines(logging.StreamHandler[TextIO]):
+    """Lines on stdout, until its reader leaves: the run goes on, and the log file has them all."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Write no more to a stream that takes nothing."""
+        if isinstance(sys.exc_info()[1], OSError):
+            LOG.removeHandler(self)
+        else:
+            super().handleError(record)
+
+
 @register("console")
 class Console(Tracker):
     """`training.log`, and a bar or lines on stdout.
@@ -56,7 +68,7 @@ class Console(Tracker):
             self._bar = self._make_bar(run)
             self._bar.start()
         else:
-            self._handlers.append(logging.StreamHandler(sys.stdout))
+            self._handlers.append(Lines(sys.stdout))
         for handler in self._handlers:
             handler.setFormatter(LINE)
             LOG.addHandler(handler)
