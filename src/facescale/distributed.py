@@ -21,6 +21,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
+from facescale.files import said_of
+
+_SHARED = (FileNotFoundError, OSError, ValueError)  # errors that one rank tells the others
+
 
 @dataclass
 class Traffic:
@@ -113,24 +117,19 @@ class Group:
 
     @contextmanager
     def all_or_none(self) -> Iterator[None]:
-        """Raise the OSError of any rank on all ranks.
+        """Raise the OSError or ValueError of any rank on all ranks.
 
         A collective, not counted in `traffic`. The block must not contain a collective.
         """
         failure = ""
         try:
             yield
-        except OSError as error:
-            known = error.filename and error.strerror
-            failure = f"{error.filename}: {error.strerror}" if known else str(error)
+        except _SHARED as error:
+            kinds = [isinstance(error, kind) for kind in _SHARED]
+            failure = f"{kinds.index(True)}{said_of(error)}"
         for said in self.gather_texts(failure):
             if said:
-                raise OSError(said)
-
-    def barrier(self) -> None:
-        """Wait for every rank of the group; not counted in `traffic`."""
-        if self.size > 1:
-            dist.barrier(group=self.handle)
+                raise _SHARED[int(said[0])](said[1:])
 
 
 def _collective(name: str, old_name: str) -> Callable[..., Any]:
@@ -202,9 +201,8 @@ def agree(text: str) -> str:
 
 def device_type(chosen: str) -> str:
     """Resolve "cpu", "cuda" or "auto" (CUDA if available) to a device type."""
-    if chosen != "auto":
-        return chosen
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    return found if chosen == "auto" else chosen
 
 
 @contextmanager

@@ -50,3 +50,10 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def said_of(error: Exception) -> str:
+    """The text of an error; of an OSError the path and the reason, without its number."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

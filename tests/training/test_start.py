@@ -12,7 +12,7 @@ from facescale.checkpoint.folder import checkpoints
 from facescale.config import Config, DataConfig, HeadConfig, StartConfig, TrainConfig
 from facescale.training import build, train
 from facescale.training.resume import save
-from facescale.training.start import begin_from_
+from facescale.training.start import _old_labels, begin_from_
 from runs import CPU, losses, small_run
 
 OLD, NEW = 50, 41
@@ -117,3 +117,45 @@ def test_a_mapping_needs_a_checkpoint() -> None:
         StartConfig(classes="classes.txt")
     with pytest.raises(ValueError, match="takes two files"):
         StartConfig(checkpoint="runs/x", names=["one.txt"])
+
+
+@pytest.mark.timeout(20)
+def test_a_duplicate_among_very_many_names_is_found_at_once(tmp_path: Path) -> None:
+    count = 360_232
+    names = [f"person {number}" for number in range(count)]
+    old, new = tmp_path / "old.txt", tmp_path / "new.txt"
+    old.write_text("\n".join(names))
+    new.write_text("\n".join([*names[:-1], names[7]]))
+    start = StartConfig(checkpoint="run", names=[str(old), str(new)])
+    with pytest.raises(ValueError, match="old class 7 is taken by two new ones"):
+        _old_labels(start, count, count, same_people=False)
+    start = StartConfig(checkpoint="run", names=[str(new), str(old)])
+    with pytest.raises(ValueError, match=r"new.txt: 'person 7' occurs twice"):
+        _old_labels(start, count, count, same_people=False)
+
+
+def begin(rank: int, folder: Path, names: list[str]) -> str:
+    start = StartConfig(checkpoint=str(folder / "old"), classes=str(folder / names[rank]))
+    try:
+        begin_from_(build(run_of(3, start), CPU), start)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return "begun"
+
+
+@pytest.mark.usefixtures("tiny_y1")
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["one", "other"], "digest of the old labels is "),
+        (["one", "gone"], "gone is not a file; it has a line for each class"),
+    ],
+)
+def test_ranks_with_other_lists_are_refused_alike(
+    run_ranks: RunRanks, tmp_path: Path, names: list[str], message: str
+) -> None:
+    old_run(0, tmp_path / "old")
+    (tmp_path / "one").write_text("1\n2\nnew")
+    (tmp_path / "other").write_text("2\n1\nnew")
+    for said in run_ranks(begin, 2, tmp_path, names):
+        assert message in said

@@ -20,7 +20,7 @@ from facescale.checkpoint import record
 from facescale.checkpoint.record import Record, Rows, Run
 from facescale.checkpoint.tensors import CENTRES, file_name
 from facescale.distributed import Group
-from facescale.files import require_regular
+from facescale.files import require_regular, said_of
 from facescale.models.tensorfile import Kind, Pieces, encode, kind_of
 
 SUMS = "SHA256SUMS"
@@ -219,7 +219,7 @@ def damage(path: Path, world: Group) -> str | None:
     except FileNotFoundError as error:
         found = f"{Path(error.filename).name} is missing"
     except OSError as error:
-        found = f"{Path(error.filename or path).name}: {error.strerror or error}"
+        found = said_of(error)
     except ValueError as error:
         found = str(error)
     return next((said for said in world.gather_texts(found) if said), None)

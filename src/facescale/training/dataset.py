@@ -14,18 +14,9 @@ def open_training_set(data: DataConfig, world: Group) -> tuple[Dataset, Found]:
         FileNotFoundError, ValueError: A rank cannot open its data, or it is not that of the others;
             on every rank alike.
     """
-    dataset, found = None, None
-    failure: OSError | ValueError | None = None
-    try:
+    with world.all_or_none():
         dataset = _open(data)
         found = found_in(dataset)
-    except (OSError, ValueError) as error:
-        failure = error
-    for said in world.gather_texts(str(failure or "")):
-        if said:
-            raise failure or ValueError(said)
-    assert dataset is not None
-    assert found is not None
     facts = {
         "number of classes in the data": f"{found.num_classes}",
         "number of images in the data": f"{found.num_images}",

@@ -9,7 +9,9 @@ from torch import Tensor
 from facescale.checkpoint import folder as checkpoint
 from facescale.checkpoint import record, tensors
 from facescale.config import StartConfig
+from facescale.data.found import digest
 from facescale.head.centres import ClassCentres
+from facescale.training.agreement import check_same
 from facescale.training.state import TrainState
 
 NEW = -1
@@ -34,7 +36,10 @@ def begin_from_(state: TrainState, start: StartConfig) -> None:
             f"{state.backbone.spec}; choose the same one"
         )
     same_people = saved.run.people in (None, state.found.people)
-    old_labels = _old_labels(start, saved.centres.shape[0], state.head.num_classes, same_people)
+    num_old, num_new = saved.centres.shape[0], state.head.num_classes
+    with state.world.all_or_none():
+        old_labels = _old_labels(start, num_old, num_new, same_people)
+    check_same(state.world, {"digest of the old labels": digest([old_labels.numpy()])})
     tensors.read_shared_(path, state.backbone, state.optimizer)
     take_over_(state.head.centres, path, old_labels)
 
@@ -60,9 +65,13 @@ def _old_labels(start: StartConfig, num_old: int, num_new: int, same_people: boo
         source = start.classes
     elif start.names:
         old_file, source = start.names
-        old = {name: label for label, name in enumerate(_lines(Path(old_file)))}
-        if len(old) != num_old:
-            raise ValueError(f"{old_file} names {len(old)} people, the checkpoint has {num_old}")
+        lines = _lines(Path(old_file))
+        if len(lines) != num_old:
+            raise ValueError(f"{old_file} names {len(lines)} people, the checkpoint has {num_old}")
+        old = {name: label for label, name in enumerate(lines)}
+        if len(old) < len(lines):
+            again = next(name for label, name in enumerate(lines) if old[name] != label)
+            raise ValueError(f"{old_file}: {again[:40]!r} occurs twice; give each class its name")
         labels = [old.get(name, NEW) for name in _lines(Path(source))]
     elif num_old == num_new and same_people:
         return torch.arange(num_new)
