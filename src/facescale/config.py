@@ -5,24 +5,20 @@ Every field can be set in a preset and overridden on the command line: `--head.s
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 
 from facescale.intervals import (
-    Batches,
     BelowOne,
     Chance,
     Count,
-    Degrees,
     Finite,
+    Interval,
     NotNegative,
-    Pixels,
     Positive,
     Rate,
     Section,
-    Sigma,
-    Threads,
     Whole,
 )
 
@@ -40,11 +36,11 @@ class AugmentConfig(Section, prefix="data.augment."):
 
     flip: Chance = 0.5
     """Chance of a mirror image."""
-    shift: Pixels = 0
+    shift: Annotated[int, Interval(0, 112)] = 0
     """Largest shift along each axis, pixels."""
     scale: BelowOne = 0.0
     """0.1 enlarges or shrinks by up to a tenth."""
-    rotate: Degrees = 0.0
+    rotate: Annotated[float, Interval(0, 180)] = 0.0
     """Largest rotation, degrees."""
     brightness: NotNegative = 0.0
     """0.2 multiplies pixels by 0.8 to 1.2."""
@@ -54,9 +50,9 @@ class AugmentConfig(Section, prefix="data.augment."):
     """0.2 multiplies the distance from grey by 0.8 to 1.2."""
     grey: Chance = 0.0
     """Chance of a grey image."""
-    blur: Sigma = 0.0
+    blur: Annotated[float, Interval(0, 112)] = 0.0
     """Largest standard deviation of a Gaussian, pixels."""
-    erase: Pixels = 0
+    erase: Annotated[int, Interval(0, 112)] = 0
     """Largest side of a square that becomes mid-grey, pixels."""
 
 
@@ -70,9 +66,9 @@ class DataConfig(Section, prefix="data."):
     """Identities: of synthetic data and of the plan; of other data it is checked."""
     num_images: Count | None = None
     """Images, in the same way."""
-    threads: Threads = 2
+    threads: Annotated[int, Interval(1, 1024)] = 2
     """Threads of a rank that decode images."""
-    prefetch: Batches = 4
+    prefetch: Annotated[int, Interval(1, 256)] = 4
     """Batches that are decoded in advance."""
     on_error: Literal["stop", "skip"] = "stop"
     """At an unreadable image: save and stop, or take the next one, up to 1 % (at least 100)."""
@@ -303,5 +299,4 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """All fields as YAML; what `facescale train FILE` reads back."""
-        values: dict[str, Any] = asdict(self)
-        return yaml.safe_dump(values, sort_keys=False)
+        return str(yaml.safe_dump(asdict(self), sort_keys=False))

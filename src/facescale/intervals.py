@@ -29,11 +29,6 @@ class Interval:
 
 Count = Annotated[int, Interval(1)]
 Whole = Annotated[int, Interval(0)]
-Threads = Annotated[int, Interval(1, 1024)]
-Batches = Annotated[int, Interval(1, 256)]
-Pixels = Annotated[int, Interval(0, 112)]
-Sigma = Annotated[float, Interval(0, 112)]
-Degrees = Annotated[float, Interval(0, 180)]
 Finite = Annotated[float, Interval(-math.inf)]
 Positive = Annotated[float, Interval(0, ends="(]")]
 NotNegative = Annotated[float, Interval(0)]
