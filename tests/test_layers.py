@@ -91,9 +91,28 @@ def test_files_and_functions_keep_their_size() -> None:
                 assert node.end_lineno - node.lineno <= 50, f"{path.name}: {node.name}"
 
 
+def moves_to_a_gpu(code: str) -> list[str]:
+    """Calls in `code` that choose a CUDA device themselves."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if not isinstance(node, ast.Call):
+            continue
+        moves = isinstance(node.func, ast.Attribute) and node.func.attr in ("to", "cuda")
+        places = [keyword.value for keyword in node.keywords if keyword.arg == "device"]
+        places += node.args if moves else []
+        names = [place.value for place in places if isinstance(place, ast.Constant)]
+        is_cuda = isinstance(node.func, ast.Attribute) and node.func.attr == "cuda"
+        if is_cuda or any(str(name).startswith("cuda") for name in names):
+            found.append(ast.unparse(node))
+    return found
+
+
 def test_nothing_moves_itself_to_a_gpu() -> None:
     for path in ROOT.rglob("*.py"):
-        assert ".cuda()" not in path.read_text(), path.name
+        assert not moves_to_a_gpu(path.read_text()), path.name
+    for code in ("x.cuda()", 'x.to("cuda")', 'x.to(device="cuda:0")', 'f(3, device="cuda")'):
+        assert moves_to_a_gpu(code), code
+    assert not moves_to_a_gpu('x.to(device); torch.cuda.synchronize(); f(device="cpu")')
 
 
 def test_public_names_are_there_and_few() -> None:

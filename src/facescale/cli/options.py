@@ -4,9 +4,9 @@ import argparse
 import ast
 import inspect
 from functools import cache
+from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin
 
-from facescale import config as _config
 from facescale.cli.layers import (
     Layer,
     build,
@@ -19,7 +19,7 @@ from facescale.cli.layers import (
 )
 from facescale.cli.parser import Parser, answer
 from facescale.cli.values import convert
-from facescale.config import Config
+from facescale.config import Config, Section
 
 
 def add_config_options(parser: Parser) -> None:
@@ -85,15 +85,14 @@ def _default(name: str) -> Any:
 def _docs() -> dict[str, str]:
     """The line below each field of the config's classes, by the option's dotted name."""
     docs = {}
-    for section in ast.parse(inspect.getsource(_config)).body:
-        if not isinstance(section, ast.ClassDef):
-            continue
-        prefix: str = getattr(_config, section.name).prefix
-        for line, below in zip(section.body, section.body[1:], strict=False):
+    for section in Section.__subclasses__():
+        (definition,) = ast.parse(inspect.getsource(section)).body
+        assert isinstance(definition, ast.ClassDef)
+        for line, below in pairwise(definition.body):
             if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
                 assert isinstance(line.target, ast.Name)
                 text = str(ast.literal_eval(below.value)).strip().split("\n\n")[0]
-                docs[prefix + line.target.id] = " ".join(text.split())
+                docs[section.prefix + line.target.id] = " ".join(text.split())
     return docs
 
 

@@ -114,23 +114,7 @@ def build(config: Config, device: torch.device) -> TrainState:
     round_convolutions(config.train.precision == "tf32")
     # Sizes of batch and images stay, so it pays to try which algorithms are fastest.
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    optim = config.optim
-    head = MarginHead(
-        dataset.num_classes,
-        backbone.embedding_dim,
-        _make_margin(config),
-        config.head.scale,
-        config.head.sample_rate,
-        config.head.shards,
-        rows_dtype(config),
-        momentum=centres_momentum(config),
-        weight_decay=(
-            optim.weight_decay if optim.head_weight_decay is None else optim.head_weight_decay
-        ),
-        seed=config.seed,
-        device=device,
-        products=config.head.products,
-    )
+    head = _make_head(config, dataset.num_classes, backbone.embedding_dim, device)
     global_batch = config.train.global_batch_size or config.train.batch_size * world.size
     _check_batch(global_batch, config.train, world.size)
     num_steps = config.train.steps or max(
@@ -147,9 +131,9 @@ def build(config: Config, device: torch.device) -> TrainState:
         backbone=backbone,
         model=replicate(MicroBatches(backbone, config.train.micro_batch), world),
         head=head,
-        optimizer=make_optimizer(backbone, optim),
+        optimizer=make_optimizer(backbone, config.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
-        schedule=make_schedule(optim.schedule, num_steps),
+        schedule=make_schedule(config.optim.schedule, num_steps),
         global_batch=global_batch,
         num_steps=num_steps,
     )
@@ -193,6 +177,28 @@ def _place_backbone(config: Config, device: torch.device, world: Group) -> backb
         backbone.compile()  # in place: the names of its weights stay
     layout = memory_layout(config.train)
     return backbone.to(device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
+
+
+def _make_head(
+    config: Config, num_classes: int, embedding_dim: int, device: torch.device
+) -> MarginHead:
+    optim = config.optim
+    return MarginHead(
+        num_classes,
+        embedding_dim,
+        _make_margin(config),
+        config.head.scale,
+        config.head.sample_rate,
+        config.head.shards,
+        rows_dtype(config),
+        momentum=centres_momentum(config),
+        weight_decay=(
+            optim.weight_decay if optim.head_weight_decay is None else optim.head_weight_decay
+        ),
+        seed=config.seed,
+        device=device,
+        products=config.head.products,
+    )
 
 
 def _make_margin(config: Config) -> TargetMargin:

@@ -62,3 +62,9 @@ def _interval_of(hint: Any) -> Interval | None:
         found: Interval = hint.__metadata__[0]
         return found
     return next(filter(None, map(_interval_of, get_args(hint))), None)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with `message` unless the condition holds."""
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,63 @@
+"""Options of the data: training images, augmentation, verification sets."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from facescale.config.intervals import BelowOne, Chance, Count, Interval, NotNegative, Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(Section, prefix="data.augment."):
+    """Augmentation of training images, on the device; most projects use the flip alone."""
+
+    flip: Chance = 0.5
+    """Chance of a mirror image."""
+    shift: Annotated[int, Interval(0, 112)] = 0
+    """Largest shift along each axis, pixels."""
+    scale: BelowOne = 0.0
+    """0.1 enlarges or shrinks by up to a tenth."""
+    rotate: Annotated[float, Interval(0, 180)] = 0.0
+    """Largest rotation, degrees."""
+    brightness: NotNegative = 0.0
+    """0.2 multiplies pixels by 0.8 to 1.2."""
+    contrast: NotNegative = 0.0
+    """0.2 multiplies the distance from the mean by 0.8 to 1.2."""
+    saturation: NotNegative = 0.0
+    """0.2 multiplies the distance from grey by 0.8 to 1.2."""
+    grey: Chance = 0.0
+    """Chance of a grey image."""
+    blur: Annotated[float, Interval(0, 112)] = 0.0
+    """Largest standard deviation of a Gaussian, pixels."""
+    erase: Annotated[int, Interval(0, 112)] = 0
+    """Largest side of a square that becomes mid-grey, pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Section, prefix="data."):
+    """Where the training images come from."""
+
+    path: str | None = None
+    """Folder with train.rec, or with one folder of images a person; "synthetic" or "att"."""
+    num_classes: Count | None = None
+    """Identities: of synthetic data and of the plan; of other data it is checked."""
+    num_images: Count | None = None
+    """Images, in the same way."""
+    threads: Annotated[int, Interval(1, 1024)] = 2
+    """Threads of a rank that decode images."""
+    prefetch: Annotated[int, Interval(1, 256)] = 4
+    """Batches that are decoded in advance."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At an unreadable image: save and stop, or take the next one, up to 1 % (at least 100)."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Section, prefix="evaluation."):
+    """Verification while training and at its end."""
+
+    sets: list[str] = field(default_factory=list)
+    """Verification sets: .bin files, names of such files beside the data (lfw), or "att"."""
+    every: Count | None = None
+    """Steps between verifications; only at the end when not given."""
+    batch_size: Count = 64
+    """Images of a rank in the backbone at a time."""
