@@ -78,8 +78,10 @@ def test_a_backbone(tmp_path: Path, load: Load) -> None:
     assert restored.spec == {"name": "pooled", "embedding_dim": 32}
 
 
-def test_a_margin_that_needs_the_norm(load: Load) -> None:
+def test_a_margin_that_needs_the_norm(tmp_path: Path, load: Load) -> None:
     load("A margin")
+    train(tmp_path, "--head.margin.name", "by_norm", "--head.margin.m", "0.2")
+    assert (tmp_path / "run" / "model.safetensors").exists()
     embeddings = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
     head = facescale.MarginHead(
         5, 8, target.make_margin("by_norm", m=0.3), 8.0, dtype=torch.float64
