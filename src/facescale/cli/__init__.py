@@ -34,6 +34,9 @@ COMMANDS = {
 }
 """What there is, and what it does; `bench case` is in the module `bench_case`."""
 
+GROUPS = {"bench": "measure"}
+"""The first words of commands of two words, and what these have in common."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command. A mistake of the user is one line on stderr and exit status 2.
@@ -86,8 +89,8 @@ def _below(name: str) -> dict[str, str]:
     for command, meaning in COMMANDS.items():
         if command.startswith(prefix):
             word, _, rest = command.removeprefix(prefix).partition(" ")
-            kept = f"{below[word]}, {rest}" if word in below else f"measure: {rest}"
-            below[word] = kept if rest else meaning
+            group = below.get(word, GROUPS.get(word, ""))
+            below[word] = f"{group}{', ' if word in below else ': '}{rest}" if rest else meaning
     return below
 
 
