@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import pytest
 import torch
 
 from facescale import backbones
-from facescale.cli import main
+from facescale.cli import COMMANDS, main
 from facescale.report.record import DONE, Record, Run
 from facescale.report.settings import Settings, settings_of
 from records import jpeg, recordio_set
@@ -185,9 +184,9 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
 
     def read(words: list[str]) -> None:
         called: list[object] = []
-        own = "_".join(words[:2])  # bench has a module for some of its commands
-        name = own if words[0] == "bench" and find_spec(f"facescale.cli.{own}") else words[0]
-        module = importlib.import_module(f"facescale.cli.{name}")
+        name = " ".join(words[:2])  # a command of a group, such as `bench report`
+        name = name if name in COMMANDS else words[0]
+        module = importlib.import_module(f"facescale.cli.{name.replace(' ', '_')}")
         monkeypatch.setattr(module, "run", called.append)
         main(words)
         assert len(called) == 1
