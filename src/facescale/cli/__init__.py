@@ -34,7 +34,7 @@ COMMANDS = {
 }
 """What there is, and what it does; `bench case` is in the module `bench_case`."""
 
-GROUPS = {"bench": "measure"}
+GROUPS = {"bench": "measure", "data": "make, convert and check data sets"}
 """The first words of commands of two words, and what these have in common."""
 
 
