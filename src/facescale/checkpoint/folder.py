@@ -45,17 +45,19 @@ class Part:
     """Whether all of it is finite."""
 
 
-def save(folder: Path, run: Run, part: Part, *, world: Group, keep: int) -> Path:
+def save(
+    folder: Path, run: Run, part: Part, *, world: Group, keep: int, best: int | None = None
+) -> Path:
     """Write `folder/step-N` for N = run.step, then drop all older ones but the last `keep`.
 
-    Where none of those is finite, the last one that is stays too. A collective: every rank calls
-    it. Returns the path of the new checkpoint.
+    The one of step `best` stays too, and where none of those is finite, the last one that is. A
+    collective: every rank calls it. Returns the path of the new checkpoint.
 
     Raises:
         OSError: It could not be written, a full disk for example; on every rank alike. The older
             checkpoints are as they were.
     """
-    final = folder / f"step-{run.step:08d}"
+    final = folder / step_name(run.step)
     partial = folder / f".{final.name}.partial"
     try:
         with world.all_or_none():
@@ -70,7 +72,8 @@ def save(folder: Path, run: Run, part: Part, *, world: Group, keep: int) -> Path
             if world.rank == 0:
                 _sign(partial, run, part.centres, answers)
                 _put_in_place(partial, final)
-                for old in superfluous([p for p in checkpoints(folder) if p <= final], keep):
+                saved = [path for path in checkpoints(folder) if path <= final]
+                for old in superfluous(saved, keep, best):
                     shutil.rmtree(old)
     except OSError as error:
         if world.rank == 0:
@@ -81,6 +84,11 @@ def save(folder: Path, run: Run, part: Part, *, world: Group, keep: int) -> Path
             f"{final} could not be written: {error}; {state}. Mend that, and go on with --resume"
         ) from error
     return final
+
+
+def step_name(step: int) -> str:
+    """Name of the checkpoint's folder."""
+    return f"step-{step:08d}"
 
 
 def write_parts(partial: Path, run: Run, parts: Sequence[Part]) -> None:
@@ -144,9 +152,14 @@ def _write(path: Path, parts: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def superfluous(saved: list[Path], keep: int) -> list[Path]:
-    """Those of `saved`, oldest first, that may go: all but the last `keep` and the last finite."""
+def superfluous(saved: list[Path], keep: int, best: int | None = None) -> list[Path]:
+    """Those of `saved`, oldest first, that may go.
+
+    The last `keep`, the last finite one and that of step `best` stay.
+    """
     older, kept = saved[:-keep], saved[-keep:]
+    if best is not None:
+        older = [path for path in older if path.name != step_name(best)]
     if not any(map(is_finite, kept)):
         last = next((path for path in reversed(older) if is_finite(path)), None)
         older = [path for path in older if path != last]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facescale.cli.models import model_place
 from facescale.cli.networks import add_network_options, check_network_options, open_network
 from facescale.cli.parser import Parser
 from facescale.cli.progress import show_progress
@@ -92,7 +93,7 @@ def _stream(
 def _model_options(chosen: argparse.Namespace) -> dict[str, Any]:
     """What opens the same model again, from any folder."""
     options = {name: getattr(chosen, name) for name in MODEL_OPTIONS}
-    return options | {"model": str(Path(chosen.model).resolve())}
+    return options | {"model": str(model_place(chosen).resolve())}
 
 
 def _people(faces: "Faces") -> list[str]:

@@ -98,6 +98,11 @@ def _show_summary(summary: "Summary") -> None:
         say(f"unreadable images passed over: {summary.unreadable:,}")
     if summary.verifications:
         show_verifications(summary.verifications)
+    if summary.best is not None and summary.best.accuracy is not None:
+        say(
+            f"best on {escape(summary.best.pairs)}: {100 * summary.best.accuracy:.2f} % at step "
+            f"{summary.best.step}, kept; choose it by --checkpoint best"
+        )
     files = table("file", "", left=2)
     for name, meaning in _FILES.items():
         if (summary.output / name).exists():

@@ -10,7 +10,7 @@ from typing import Literal
 import yaml
 
 from facescale.config.data import AugmentConfig, DataConfig, EvaluationConfig
-from facescale.config.intervals import Count, Positive, Section, Whole
+from facescale.config.intervals import Count, Positive, Section, Whole, require
 from facescale.config.model import BackboneConfig, HeadConfig, MarginConfig
 from facescale.config.training import (
     CheckpointConfig,
@@ -62,6 +62,14 @@ class Config(Section):
     """Steps between log lines."""
     trackers: list[str] = field(default_factory=lambda: ["console", "jsonl"])
     """Where metrics go: console, jsonl, tensorboard, wandb, or one that you registered."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.evaluation.patience is not None:
+            require(
+                self.evaluation.every is not None and self.checkpoint.best is not None,
+                "evaluation.patience needs evaluation.every and checkpoint.best",
+            )
 
     def to_yaml(self) -> str:
         """All fields as YAML; what `facescale train FILE` reads back."""

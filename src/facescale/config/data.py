@@ -59,5 +59,7 @@ class EvaluationConfig(Section, prefix="evaluation."):
     """Verification sets: .bin files, names of such files beside the data (lfw), or "att"."""
     every: Count | None = None
     """Steps between verifications; only at the end when not given."""
+    patience: Count | None = None
+    """Stop after so many verifications without gain on the set of checkpoint.best."""
     batch_size: Count = 64
     """Images of a rank in the backbone at a time."""

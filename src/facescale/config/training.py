@@ -124,3 +124,5 @@ class CheckpointConfig(Section, prefix="checkpoint."):
     """Steps between checkpoints."""
     keep: Count = 3
     """Checkpoints that are kept, the last ones."""
+    best: str | None = None
+    """Keep the checkpoint of the highest accuracy on this one of evaluation.sets too."""

@@ -16,7 +16,8 @@ import torch
 
 from facescale.config import Config
 from facescale.distributed import processes
-from facescale.training.loop import due, report
+from facescale.training.keeping import due
+from facescale.training.loop import report
 from facescale.training.metrics import Tally, Window
 from facescale.training.state import build
 from facescale.training.step import train_step

@@ -5,15 +5,15 @@ Functions over one `TrainState`. Whoever wants another loop writes it from the s
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from facescale.checkpoint.best import Best
 from facescale.config import Config
 from facescale.data.loader import Loader
-from facescale.distributed import Group, processes, world_group
+from facescale.distributed import processes, world_group
 from facescale.evaluation.plots import plot_roc, plot_training
 from facescale.evaluation.verification import Verification
 from facescale.files import write_whole
@@ -21,13 +21,12 @@ from facescale.kernels.cpu.build import missing
 from facescale.models.weights import save_backbone
 from facescale.training.agreement import check_same, of_run
 from facescale.training.batches import UNREADABLE, Batches
-from facescale.training.evaluate import evaluate
-from facescale.training.finite import settle
+from facescale.training.keeping import Keeper, all_are_told, check_best, due
 from facescale.training.lock import RunFolder, locked
 from facescale.training.metrics import Tally, Window, peak_memory, read_metrics
 from facescale.training.optim import unreached
 from facescale.training.precision import precision_note, settled
-from facescale.training.resume import resume_, save
+from facescale.training.resume import resume_
 from facescale.training.sets import check_sets
 from facescale.training.signals import StopFlag, asked_to_leave
 from facescale.training.start import begin_from_
@@ -49,6 +48,8 @@ class Summary:
     """Of the seconds: that steps waited for images."""
     loss: float
     verifications: dict[str, Verification] = field(default_factory=dict)
+    best: Best | None = None
+    """All results on the set of `checkpoint.best`."""
     unreadable: int = 0
     """Records that could not be read and were passed over, by `data.on_error: skip`."""
     signal: int = 0
@@ -74,6 +75,7 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
         check_same(world_group(), of_run(config))
         trackers = Trackers(config.trackers, rank=world_group().rank)
         state = build(config, device)
+        check_best(state)
         check_sets(state.pairs, state.world)
         folder = stack.enter_context(locked(output, state.world))
         notes = [f"data: {state.found}", *state.found.warnings()]
@@ -99,13 +101,13 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
     """All steps that are left, and what is due between them."""
     output = folder.folder
     start, first_step, leaving = time.perf_counter(), state.step, 0
-    verifications: dict[str, Verification] = {}
+    keeper = Keeper(state, folder, trackers)
     tally, window = Tally(state.device, state.world, state.groups()), Window()
     stop = StopFlag(state.world, state.device)
     with state.loader() as loader, asked_to_leave() as asked:
         batches = Batches(loader, state.num_steps - state.step, state.device)
         batches.raise_if_failed(state.world)
-        while state.step < state.num_steps and not leaving:
+        while state.step < state.num_steps and not (leaving or keeper.stops_early):
             tally.add_(train_step(state, next(batches)))
             batches.take()
             window.add(state.global_batch)
@@ -115,15 +117,7 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
             began = time.perf_counter()
             wish = UNREADABLE if batches.failure else asked.signal
             leaving = stop(wish) if state.step < state.num_steps else 0
-            kept = (state.config.checkpoint.every, state.config.evaluation.every)
-            if leaving or any(due(state, every) for every in kept):
-                settle(state)
-            if due(state, state.config.checkpoint.every) or leaving:
-                with all_are_told(state.world):
-                    folder.check()
-                save(state, output)
-            if due(state, state.config.evaluation.every) and not leaving:
-                verifications = evaluate(state, trackers)
+            keeper.keep(bool(leaving))
             window.skip(time.perf_counter() - began)
         if leaving == UNREADABLE:
             batches.raise_if_failed(state.world, f". Saved at step {state.step}")
@@ -134,7 +128,8 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
         seconds=time.perf_counter() - start,
         wait_s=loader.wait_s,
         loss=tally.mean,
-        verifications=verifications,
+        verifications=keeper.verifications,
+        best=keeper.best,
         unreadable=batches.num_skipped(state.world),
         signal=leaving,
     )
@@ -146,21 +141,6 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
             if state.world.rank == 0:
                 leave_results(state, output, summary, trackers)
     return summary
-
-
-@contextmanager
-def all_are_told(world: Group) -> Iterator[None]:
-    """What one rank cannot write inside the block fails on all, with what to do about it."""
-    try:
-        with world.all_or_none():
-            yield
-    except OSError as error:
-        raise OSError(f"{error}; mend that, and go on with --resume") from error
-
-
-def due(state: TrainState, every: int | None) -> bool:
-    """Whether something that happens `every` so many steps happens now; all happens at the end."""
-    return state.step == state.num_steps or (every is not None and state.step % every == 0)
 
 
 def report(

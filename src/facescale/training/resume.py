@@ -20,8 +20,13 @@ from facescale.training.statistics import (
 STATISTICS = "statistics"
 
 
-def save(state: TrainState, output: Path) -> None:
+def save(state: TrainState, output: Path, best: int | None = None) -> None:
     """Write a checkpoint from which this very run goes on. A collective.
+
+    Args:
+        state: The run.
+        output: Its folder.
+        best: Step of an older checkpoint that stays whatever `checkpoint.keep` says.
 
     Raises:
         OSError: It could not be written; on every rank alike.
@@ -47,7 +52,7 @@ def save(state: TrainState, output: Path) -> None:
             finite=tensors.are_finite(shared.values()) and tensors.rows_are_finite(centres.table),
         )
         folder, keep = output / "checkpoints", state.config.checkpoint.keep
-        checkpoint.save(folder, run, part, world=state.world, keep=keep)
+        checkpoint.save(folder, run, part, world=state.world, keep=keep, best=best)
 
 
 def resume_(state: TrainState, output: Path) -> list[str]:
