@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 import facescale
+from facescale.distributed import Mesh
 from facescale.head import draw as drawing
 from facescale.head.draw import NONE, Sample, draw_rows
+from facescale.head.share import Share
 from facescale.random import key
 
 
@@ -40,7 +42,7 @@ def test_rows_are_different_in_range_and_hold_the_batch() -> None:
 def test_a_compact_sample_is_sorted_and_has_no_empty_slot() -> None:
     own = torch.tensor([30, -1, 7, 30, 99, 12])
     rows, place = draw_rows(own, 100, 40, key(1))
-    sample = Sample(0, [6], rows, place).compact()
+    sample = Sample(0, Share(Mesh(), [6], 0), rows, place).compact()
     assert sample.rows is not None
     assert torch.equal(sample.rows, rows[rows != NONE].sort().values)
     for row, at in zip(own.tolist(), sample.place.tolist(), strict=True):
@@ -53,7 +55,7 @@ def test_a_compact_sample_is_sorted_and_has_no_empty_slot() -> None:
 def test_a_shard_without_rows_draws_none() -> None:
     rows, place = draw(0, [5, 2], 0, 0)
     assert set(rows.tolist()) == set(place.tolist()) == {NONE}
-    assert len(Sample(0, [2], rows, place).compact().rows) == 0  # type: ignore[arg-type]
+    assert len(Sample(0, Share(Mesh(), [2], 0), rows, place).compact().rows) == 0  # type: ignore[arg-type]
 
 
 def test_every_other_row_is_equally_likely_and_every_pair() -> None:

@@ -39,6 +39,7 @@ def train_head(
     rate: float,
     dtype: torch.dtype = torch.float64,
     margin: str = "combined",
+    joint_samples: int = 0,
 ) -> dict[str, Any]:
     """Three steps of the head on this rank's part of each batch."""
     head = facescale.MarginHead(
@@ -48,13 +49,15 @@ def train_head(
         sample_rate=rate,
         shards=shards,
         dtype=dtype,
+        joint_samples=joint_samples,
         **SETTINGS,
     )
     first = sum(sizes[:rank])
     seen: dict[str, Any] = {"centres": [head.centres.full()], "losses": [], "gradients": []}
     for step in range(STEPS):
         embeddings, labels = (part[first : first + sizes[rank]] for part in make_batch(step, sizes))
-        embeddings = embeddings.to(dtype, copy=True).requires_grad_()
+        numbers = dtype if dtype.is_floating_point else torch.float32
+        embeddings = embeddings.to(numbers, copy=True).requires_grad_()
         loss = head(embeddings, labels, lr=LR)
         loss.backward()
         seen["losses"].append(loss.detach())
@@ -65,11 +68,13 @@ def train_head(
 
 def all_cases(
     rank: int, sizes: list[int], dtype: torch.dtype, margin: str = "combined"
-) -> dict[tuple[int, float], dict[str, Any]]:
+) -> dict[tuple[int, float, int], dict[str, Any]]:
     return {
-        (shards, rate): train_head(rank, sizes, shards, rate, dtype, margin)
+        (shards, rate, joint): train_head(rank, sizes, shards, rate, dtype, margin, joint)
         for shards in DIVISORS[len(sizes)]
         for rate in (1.0, 0.3)
+        # Copies sum gradients, or always compute jointly, or in some groups only
+        for joint in ([0, 100, 6] if shards < len(sizes) else [0])
     }
 
 
@@ -142,8 +147,8 @@ def test_every_split_takes_the_dense_step(
     run_ranks: RunRanks, sizes: list[int], dtype: torch.dtype, atol: float
 ) -> None:
     answers = run_ranks(all_cases, len(sizes), sizes, dtype)
-    for shards, rate in answers[0]:
-        compare_with_truth([answer[shards, rate] for answer in answers], sizes, rate, atol)
+    for case in answers[0]:
+        compare_with_truth([answer[case] for answer in answers], sizes, case[1], atol)
 
 
 @pytest.mark.parametrize("sizes", [[9], [7, 2], [1, 6, 0, 5]], ids=str)
@@ -152,8 +157,8 @@ def test_margins_of_the_norm_take_the_dense_step(
     run_ranks: RunRanks, margin: str, sizes: list[int]
 ) -> None:
     answers = run_ranks(all_cases, len(sizes), sizes, torch.float64, margin)
-    for shards, rate in answers[0]:
-        compare_with_truth([answer[shards, rate] for answer in answers], sizes, rate, 1e-9, margin)
+    for case in answers[0]:
+        compare_with_truth([answer[case] for answer in answers], sizes, case[1], 1e-9, margin)
 
 
 def rows_that_stay(rank: int) -> bool:
@@ -172,13 +177,18 @@ def test_rows_that_were_not_drawn_do_not_move_by_a_bit(run_ranks: RunRanks) -> N
     assert all(run_ranks(rows_that_stay, 2))
 
 
-def copies_agree(rank: int) -> Tensor:
-    return train_head(rank, [3, 2, 4, 1], 2, 0.3)["centres"][-1]  # type: ignore[no-any-return]
+def copies_agree(rank: int) -> list[Tensor]:
+    return [
+        train_head(rank, [3, 2, 4, 1], 2, 0.3, dtype, joint_samples=joint)["centres"][-1]
+        for dtype in (torch.float64, torch.float32, torch.int8)
+        for joint in (0, 100)
+    ]
 
 
 def test_copies_of_a_shard_stay_equal_to_the_bit(run_ranks: RunRanks) -> None:
     first, *others = run_ranks(copies_agree, 4)
-    assert all(torch.equal(first, other) for other in others)
+    for other in others:
+        assert all(map(torch.equal, first, other))
 
 
 def more_ranks_than_classes(rank: int) -> tuple[float, Tensor]:

@@ -19,7 +19,7 @@ DIM, BATCH = 16, 4
 
 
 def counted(
-    rank: int, shards: int, rate: float, synced: bool, classes: int
+    rank: int, shards: int, rate: float, synced: bool, classes: int, joint: bool
 ) -> dict[str, dict[str, int]]:
     """Calls and bytes of the third step, by collective and group."""
     config = small_run(
@@ -28,6 +28,7 @@ def counted(
         train=TrainConfig(batch_size=BATCH, steps=3, sync_batchnorm=synced),
     )
     state = build(config, CPU)
+    state.head.joint_samples = 1000 if joint else 0
     samples, draw = [], state.head.draw
 
     def keep(labels: Tensor) -> Sample:
@@ -57,9 +58,10 @@ def counted(
     return answer
 
 
-def formula(ranks: int, shards: int, rows: int) -> dict[str, Any]:
+def formula(ranks: int, shards: int, rows: int, joint: bool) -> dict[str, Any]:
     """What a rank sends, and in how many calls, where `rows` of its shard join."""
     copies, group_batch = ranks // shards, BATCH * shards
+    batch = group_batch * copies if joint else group_batch
     calls, sent = {}, {}
     if ranks > 1:  # labels and their number, before the backbone
         calls["head all_gather"] = 1
@@ -68,12 +70,14 @@ def formula(ranks: int, shards: int, rows: int) -> dict[str, Any]:
         calls["shard all_gather"] = 1  # embeddings and their norms
         sent["shard all_gather"] = (shards - 1) * BATCH * 4 * (DIM + 1)
         calls["shard all_reduce"] = 1
-        sent["shard all_reduce"] = 2 * (shards - 1) * 16 * group_batch // shards
+        sent["shard all_reduce"] = 2 * (shards - 1) * 16 * batch // shards
         calls["shard reduce_scatter"] = 1
         sent["shard reduce_scatter"] = (shards - 1) * 4 * BATCH * DIM
     if copies > 1:
-        calls["replicate all_gather"] = 1  # norms
-        sent["replicate all_gather"] = (copies - 1) * group_batch * 4
+        calls["replicate all_gather"] = 1  # norms, and embeddings for a joint step
+        numbers = DIM + 1 if joint else 1
+        sent["replicate all_gather"] = (copies - 1) * group_batch * 4 * numbers
+    if copies > 1 and not joint:
         calls["replicate all_reduce"] = math.ceil(rows / BLOCK_ROWS["cpu"])
         sent["replicate all_reduce"] = 2 * (copies - 1) * 4 * rows * DIM // copies
     return {"calls": calls, "sent": sent}
@@ -81,24 +85,31 @@ def formula(ranks: int, shards: int, rows: int) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("tiny_y1")
 @pytest.mark.parametrize(
-    ("ranks", "shards", "rate", "synced", "classes"),
+    ("ranks", "shards", "rate", "synced", "classes", "joint"),
     [
-        (1, 1, 1.0, True, 50),
-        (2, 1, 1.0, False, 50),
-        (2, 1, 0.9, False, 5000),  # three blocks of momentum
-        (2, 2, 1.0, True, 50),
-        (2, 2, 0.5, False, 50),
-        (4, 2, 0.8, False, 50),
+        (1, 1, 1.0, True, 50, False),
+        (2, 1, 1.0, False, 50, True),
+        (2, 1, 0.9, False, 5000, False),  # three blocks of momentum
+        (2, 2, 1.0, True, 50, False),
+        (2, 2, 0.5, False, 50, False),
+        (4, 2, 0.8, False, 50, False),
+        (4, 2, 0.8, False, 50, True),
     ],
 )
 def test_a_step_sends_what_the_formula_says(
-    run_ranks: RunRanks, ranks: int, shards: int, rate: float, synced: bool, classes: int
+    run_ranks: RunRanks,
+    ranks: int,
+    shards: int,
+    rate: float,
+    synced: bool,
+    classes: int,
+    joint: bool,
 ) -> None:
-    for answer in run_ranks(counted, ranks, shards, rate, synced, classes):
+    for answer in run_ranks(counted, ranks, shards, rate, synced, classes, joint):
         calls, sent = answer["calls"], answer["sent"]
         gradients, channels = sent.pop("gradients"), sent.pop("channels")
         rows, norms = calls.pop("rows"), calls.pop("norms")
-        truth = formula(ranks, shards, rows)
+        truth = formula(ranks, shards, rows, joint)
         if classes > 50:
             assert calls["replicate all_reduce"] == 3
         if ranks > 1:

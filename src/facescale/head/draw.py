@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facescale.head.share import Share
 from facescale.kernels.cpu.build import library
 from facescale.random import Key, Permutation
 
@@ -28,13 +29,12 @@ class Sample:
 
     step: int
     """Which draw of the head it is."""
-    counts: list[int]
-    """Samples of each rank of the world."""
+    share: Share
+    """Whose samples are in the batch of the step."""
     rows: Tensor | None
     """Different rows, and `NONE` in empty slots; (n,) int64. None: all rows of the shard."""
     place: Tensor
-    """Where in `rows` the own class of each sample of the shard group's batch is, or `NONE`; (B,).
-    """
+    """Where in `rows` the own class of each sample of the batch is, or `NONE`; (B,)."""
     bad: Tensor | None = None
     """Whether a label of the global batch is outside the classes, (); None: none is."""
 

@@ -10,9 +10,10 @@ from facescale.distributed import Mesh, make_mesh
 from facescale.head.centres import ROUNDING, SAMPLING, ClassCentres
 from facescale.head.checks import LabelCheck, check_products, check_values
 from facescale.head.draw import NONE, Sample, draw_rows
-from facescale.head.gather import LabelGather, gather_rows
+from facescale.head.gather import LabelGather
 from facescale.head.margins import TargetMargin, arcface, observe_, penalty, scaled
-from facescale.head.softmax import MarginSoftmax, Share
+from facescale.head.share import JOINT_SAMPLES, Share
+from facescale.head.softmax import MarginSoftmax
 from facescale.head.step import Products, Step
 from facescale.head.walks import make_walk
 from facescale.kernels.cuda import head_kernels_serve
@@ -51,6 +52,8 @@ class MarginHead(nn.Module):
         logits_budget: Bytes of logits kept between forward and backward; above, recomputed.
         products: How kernels on a CUDA device round the factors of a product: "tf32x3" (as accurate
             as float32), "tf32" or "bf16". Elsewhere products are those of float32.
+        joint_samples: Copies of a shard compute with each other's samples, instead of summing
+            gradients, where the other copies have so many samples or fewer. None: by device.
 
     Raises:
         ValueError: A value out of its range, or `shards` that does not divide the world.
@@ -73,6 +76,7 @@ class MarginHead(nn.Module):
         device: torch.device | str = "cpu",
         logits_budget: int = LOGITS_BUDGET,
         products: Products = "tf32x3",
+        joint_samples: int | None = None,
     ) -> None:
         super().__init__()
         refuse_threads_after_fork()
@@ -100,6 +104,8 @@ class MarginHead(nn.Module):
         )
         self.num_steps = 0
         """Draws so far: the key of the next one. A part of `state_dict`."""
+        limit = JOINT_SAMPLES.get(device.type, JOINT_SAMPLES["cuda"])
+        self.joint_samples = limit if joint_samples is None else joint_samples
         self._gather_labels = LabelGather(self.mesh.world)
         deferred = head_kernels_serve(self.centres.table, embedding_dim)
         self._check_labels = LabelCheck(num_classes, deferred=deferred)
@@ -156,9 +162,8 @@ class MarginHead(nn.Module):
                 rows, place = draw_rows(place, num_rows, num_sample, draw)
             else:
                 place = place.where((place >= 0) & (place < num_rows), NONE)
-            first, last = self._group_ranks()
-            start, stop = sum(counts[:first]), sum(counts[:last])
-            sample = Sample(self.num_steps, counts, rows, place[start:stop], bad)
+            share = Share(self.mesh, counts, self.joint_samples)
+            sample = Sample(self.num_steps, share, rows, place[share.batch], bad)
         self.num_steps += 1
         return sample
 
@@ -188,16 +193,14 @@ class MarginHead(nn.Module):
         """
         self._check_call(embeddings, labels, lr)
         sample = labels if isinstance(labels, Sample) else self.draw(labels)
-        first, last = self._group_ranks()
-        counts = sample.counts[first:last]
-        if len(embeddings) != counts[self.mesh.shard.rank]:
+        share, drawn = sample.share, sample.share.group_counts[self.mesh.shard.rank]
+        if len(embeddings) != drawn:
             raise ValueError(
-                f"{len(embeddings)} embeddings, but the sample was drawn for "
-                f"{counts[self.mesh.shard.rank]} labels"
+                f"{len(embeddings)} embeddings, but the sample was drawn for {drawn} labels"
             )
         with torch.autocast(embeddings.device.type, enabled=False):
             unit, norm = normalise(embeddings.to(self.centres.format.numbers))
-            batch, group_norms, all_norms = self._gather_batch(unit.detach(), norm.detach(), sample)
+            batch, norms, all_norms = share.gather(unit.detach(), norm.detach())
             bad = all_norms.isnan().any()
             if sample.bad is not None:
                 bad = bad | sample.bad
@@ -207,16 +210,15 @@ class MarginHead(nn.Module):
                 return unit.sum() * math.nan
             if self.training:
                 observe_(self.margin, all_norms, bad)
-            share = Share(self.mesh.shard, counts, group_norms, sum(sample.counts))
             margin = scaled(self.margin, self.margin_fraction)
-            loss: Tensor = MarginSoftmax.apply(unit, norm, walk, step, share, margin)  # type: ignore[no-untyped-call]
+            loss: Tensor = MarginSoftmax.apply(unit, norm, walk, step, norms, margin)  # type: ignore[no-untyped-call]
             loss = loss + penalty(self.margin, norm) / share.global_batch
             return loss * torch.where(bad, math.nan, 1.0) if walk.defers else loss
 
     def _step(self, batch: Tensor, sample: Sample, bad: Tensor, lr: float) -> Step:
         return Step(
             centres=self.centres,
-            replicate=self.mesh.replicate,
+            replicate=sample.share.replicate,
             scale=self.scale,
             lr=lr,
             momentum=self.momentum,
@@ -229,11 +231,6 @@ class MarginHead(nn.Module):
             products=self.products,
         )
 
-    def _group_ranks(self) -> tuple[int, int]:
-        """The first rank of the world in this rank's shard group, and the one after the last."""
-        first = self.mesh.world.rank - self.mesh.shard.rank
-        return first, first + self.mesh.shard.size
-
     def _check_call(self, embeddings: Tensor, labels: Tensor | Sample, lr: float) -> None:
         if embeddings.ndim != 2 or embeddings.shape[1] != self.embedding_dim:
             raise ValueError(
@@ -244,21 +241,6 @@ class MarginHead(nn.Module):
         if not 0.0 <= lr < math.inf:
             raise ValueError(f"lr must be a number of 0 or more, got {lr}")
         refuse_threads_after_fork()
-
-    def _gather_batch(
-        self, unit: Tensor, norm: Tensor, sample: Sample
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit embeddings and norms of the shard group's batch, and norms of the global batch.
-
-        (B, dim), (B,), (all,). The norm of an embedding that is not finite is NaN.
-        """
-        shards, first = self.mesh.shard.size, self._group_ranks()[0]
-        norm = norm.where(unit.isfinite().all(dim=1), math.nan)
-        own_counts = sample.counts[first : first + shards]
-        both = gather_rows(self.mesh.shard, torch.cat([unit, norm[:, None]], dim=1), own_counts)
-        batch, norms = both[:, :-1].contiguous(), both[:, -1].contiguous()
-        groups = [sum(sample.counts[i : i + shards]) for i in range(0, len(sample.counts), shards)]
-        return batch, norms, gather_rows(self.mesh.replicate, norms, groups)
 
 
 def normalise(embeddings: Tensor) -> tuple[Tensor, Tensor]:

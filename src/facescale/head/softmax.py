@@ -11,14 +11,16 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from facescale.distributed import Group
-from facescale.head.gather import scatter_sum
 from facescale.head.margins import TargetMargin, value_and_slopes
 from facescale.head.step import Step
 from facescale.head.walks import Walk
 
 
 class MarginSoftmax(torch.autograd.Function):
-    """This rank's share of the loss, as a function of its unit embeddings and their norms."""
+    """This rank's share of the loss, as a function of its unit embeddings and their norms.
+
+    `norms` (B,) are those of the whole batch of the step.
+    """
 
     @staticmethod
     def forward(  # noqa: D102
@@ -27,13 +29,14 @@ class MarginSoftmax(torch.autograd.Function):
         norm: Tensor,
         walk: Walk,
         step: Step,
-        shard: "Share",
+        norms: Tensor,
         margin: TargetMargin,
     ) -> Tensor:
+        share = step.sample.share
         log_sum, own_cosine = walk.forward()
-        others, own_cosine = combine(step.scale, shard.group, log_sum, own_cosine)
+        others, own_cosine = combine(step.scale, share.group, log_sum, own_cosine)
         own_cosine = own_cosine.to(unit.dtype)
-        target, to_cosine, to_norm = value_and_slopes(margin, own_cosine, shard.norms)
+        target, to_cosine, to_norm = value_and_slopes(margin, own_cosine, norms)
         own = step.scale * target.double()
         # All that a sample's loss depends on; near 0 the loss keeps its last bits this way.
         gap = others - own
@@ -41,12 +44,12 @@ class MarginSoftmax(torch.autograd.Function):
         # Probability minus one: what a sample's own logit gets.
         pull = -torch.sigmoid(gap).to(unit.dtype)
         state = ((own + losses).to(unit.dtype), own_cosine, pull * to_cosine)
-        ctx.state = (walk, step, shard, state, (pull * to_norm)[shard.mine])  # type: ignore[attr-defined]
+        ctx.state = (walk, step, state, (pull * to_norm)[share.mine])  # type: ignore[attr-defined]
         losses = losses.to(unit.dtype)
-        total = losses[shard.mine].sum() + 0.0 * losses.sum()  # NaN for one rank is NaN for all
+        total = losses[share.mine].sum() + 0.0 * losses.sum()  # NaN for one rank is NaN for all
         if walk.defers:
             step.bad.logical_or_(~total.isfinite())
-        return total / shard.global_batch
+        return total / share.global_batch
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
@@ -59,25 +62,14 @@ class MarginSoftmax(torch.autograd.Function):
                 "backward() was called a second time on a loss of MarginHead, and the class "
                 "centres have moved in the first one; call the head again"
             )
-        walk, step, shard, state, to_norm = ctx.state
+        walk, step, state, to_norm = ctx.state
         if step.lr:
             ctx.state = None
-        factor = grad_loss * (step.scale / shard.global_batch)
+        factor = grad_loss * (step.scale / step.sample.share.global_batch)
         with torch.autocast(grad_loss.device.type, enabled=False):
             gradient = walk.backward(*state, factor)
-            own = scatter_sum(shard.group, gradient, shard.counts)
+            own = step.sample.share.scatter(gradient)
         return own, factor * to_norm, None, None, None, None
-
-
-class Share:
-    """What of the shard group's batch is this rank's, and whose batch it is."""
-
-    def __init__(self, group: Group, counts: list[int], norms: Tensor, global_batch: int) -> None:
-        """`norms` (B,) are those of the group's embeddings, `counts` the samples of its ranks."""
-        self.group, self.counts, self.norms = group, counts, norms
-        self.global_batch = max(global_batch, 1)
-        first = sum(counts[: group.rank])
-        self.mine = slice(first, first + counts[group.rank])
 
 
 def combine(

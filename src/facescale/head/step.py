@@ -17,17 +17,17 @@ float32."""
 
 @dataclass(frozen=True)
 class Step:
-    """One step. The batch of the shard group has B samples."""
+    """One step. Its batch has B samples: those of the shard group, or of all ranks."""
 
     centres: ClassCentres
     replicate: Group
-    """Ranks that hold copies of this shard."""
+    """Copies of this shard whose gradients are summed."""
     scale: float
     lr: float
     momentum: float
     weight_decay: float
     batch: Tensor
-    """Unit embeddings of the shard group's batch; (B, dim)."""
+    """Unit embeddings; (B, dim)."""
     sample: Sample
     key: Key
     """Of this step's random rounding."""
