@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from facescale.config import PRESETS
+from facescale.plan.limit import OUT_OF_MEMORY, is_out_of_memory
 from facescale.report import runs as runner
 from facescale.report.cases import MATRIX, NETWORKS, select
 from facescale.report.process import run_trial_process, trial_command
@@ -20,7 +21,6 @@ from facescale.report.published import THROUGHPUT
 from facescale.report.record import DONE, Cell, Run, load
 from facescale.report.runs import run_matrix
 from facescale.report.settings import Settings
-from facescale.report.trial import OUT_OF_MEMORY, is_out_of_memory
 
 TINY = [
     *("--backbone.name", "y1", "--data.num_classes", "50", "--train.batch_size", "2"),

@@ -22,6 +22,7 @@ from facescale.timing.baselines import (
     SampledHead,
     TorchStep,
 )
+from facescale.timing.clock import LEAST, Timed, time_calls
 from facescale.timing.inference import trained
 from facescale.timing.interleave import Case, Contender, Prepare, Times, interleave
 from facescale.training.state import AUGMENT, build
@@ -171,6 +172,24 @@ def test_a_case_is_called_by_its_sizes() -> None:
         "sampled tuned",
     ]
     assert [c.keeps_memory for c in case.contenders] == [True, False, True, False, True]
+
+
+def test_a_device_has_each_method_once_and_no_loader() -> None:
+    case = case_of("head/360232/0.1", "cuda")
+    assert case.device == "cuda"
+    assert [c.name for c in case.contenders] == ["facescale", "dense", "sampled"]
+    assert all(isinstance(c.build, partial) and "cuda" in c.build.args for c in case.contenders)
+    assert [c.name for c in case_of("step/y1/4", "cuda").contenders][1:] == ["dense", "sampled"]
+    with pytest.raises(ValueError, match="a loader works on the CPU"):
+        case_of("loader", "cuda")
+
+
+def test_calls_are_timed_five_times_at_least() -> None:
+    calls: list[int] = []
+    timed = time_calls(lambda: calls.append(1), torch.device("cpu"), warmup=3, seconds=0.0)
+    assert len(timed.seconds) == LEAST == 5
+    assert len(calls) == 3 + 1 + 5
+    assert Timed([1.0, 2.0, 3.0, 4.0, 5.0]).median == 3.0
 
 
 @pytest.mark.parametrize(

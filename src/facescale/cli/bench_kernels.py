@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from facescale.cli.measured import measured_device
 from facescale.cli.parser import Parser
 from facescale.cli.terminal import escape, file_to_write, say, show, table
 
@@ -27,6 +28,7 @@ def add_options(parser: Parser) -> None:
     add("cases", nargs="*", default=CASES, metavar="CASE", help=_CASES_HELP)
     add("--against", type=str, help="only these of the others: dense,sampled")
     add("--rounds", type=int, default=7, help="steps of each contender, in turn")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add("--output", type=str, help="JSON of every raw figure")
 
 
@@ -36,7 +38,8 @@ def run(chosen: argparse.Namespace) -> None:
     from facescale.timing.interleave import interleave
 
     output = None if chosen.output is None else file_to_write(chosen.output)
-    cases = [_choose(case_of(name), chosen.against) for name in chosen.cases]
+    device = measured_device(chosen.device)
+    cases = [_choose(case_of(name, device), chosen.against) for name in chosen.cases]
     records = []
     for case in cases:
         times = interleave(case, chosen.rounds)

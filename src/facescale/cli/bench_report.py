@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from facescale.cli.measured import measured_device
 from facescale.cli.parser import Parser
 from facescale.cli.terminal import escape, say
 
@@ -28,7 +29,7 @@ def add_options(parser: Parser) -> None:
     add("--batch", type=int, help="samples of a device in place of the report's 64 and 256")
     add("--emore", type=str, help="folder of face_emore; synthetic data when not given")
     add("--glint360k", type=str, help="folder of glint360k; synthetic data when not given")
-    add("--memory", type=str, help="limits of a rank for the searches on the CPU: 4GiB,8GiB")
+    add("--memory", type=str, help="limits of a rank for the searches: 4GiB,8GiB; a CPU needs them")
     add("--precision", type=str, help="of the search for the most identities")
     add("--search_precision", type=float, default=0.04, help="relative gap at which it stops")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -68,7 +69,6 @@ def _run_report(chosen: argparse.Namespace) -> None:
 
 def _settings(chosen: argparse.Namespace) -> "Settings":
     devices = tuple(_whole_numbers("--devices", chosen.devices))
-    from facescale.distributed import device_type
     from facescale.plan.units import parse_bytes
     from facescale.report.cases import NETWORKS
     from facescale.report.settings import Settings
@@ -82,7 +82,7 @@ def _settings(chosen: argparse.Namespace) -> "Settings":
         batch=chosen.batch,
         data={name: path for name, path in data.items() if path is not None},
         memory=tuple(parse_bytes(part) for part in (chosen.memory or "").split(",") if part),
-        device=device_type(chosen.device),
+        device=measured_device(chosen.device),
         threads=chosen.threads or max(1, (os.cpu_count() or 1) // max(devices)),
         precision=chosen.precision,
         search_precision=chosen.search_precision,

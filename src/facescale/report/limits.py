@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from facescale.plan.limit import OUT_OF_MEMORY
 from facescale.plan.search import largest
 from facescale.report.record import DONE, Cell, Run
-from facescale.report.trial import OUT_OF_MEMORY
 
 
 class Undecided(Exception):

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from facescale.plan.limit import OUT_OF_MEMORY
 from facescale.report.record import DONE, Run
-from facescale.report.trial import OUT_OF_MEMORY
 from facescale.training.metrics import read_metrics
 
 

@@ -5,8 +5,6 @@ No verification, checkpoint or plot; the result is `metrics.jsonl` or `failure-R
 
 import json
 import os
-import resource
-import sys
 import traceback
 from contextlib import closing
 from dataclasses import asdict
@@ -16,18 +14,13 @@ import torch
 
 from facescale.config import Config
 from facescale.distributed import processes
+from facescale.plan.limit import OUT_OF_MEMORY, is_out_of_memory, limit_memory
 from facescale.training.keeping import due
 from facescale.training.loop import report
 from facescale.training.metrics import Tally, Window
 from facescale.training.state import build
 from facescale.training.step import train_step
 from facescale.training.trackers import Run, Trackers
-
-OUT_OF_MEMORY = "out of memory"
-_SIGNS = (
-    *("can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory"),
-    "could not create a primitive",  # oneDNN's message if an allocation fails
-)
 
 
 def run_trial(config: Config, output: Path, memory: int | None = None) -> None:
@@ -36,28 +29,17 @@ def run_trial(config: Config, output: Path, memory: int | None = None) -> None:
     Args:
         config: What to train.
         output: Folder for `metrics.jsonl`.
-        memory: Limit of this rank in bytes, enforced by the kernel; on CUDA the card is the limit.
+        memory: Limit of this rank in bytes; see `limit_memory`.
     """
     output.mkdir(parents=True, exist_ok=True)
     try:
-        if memory is not None:
-            limit_memory(memory)
         with processes(config.device, config.timeout_s) as device:
+            if memory is not None:
+                limit_memory(memory, device)
             _train(config, output, device)
     except Exception as error:
         _note_failure(output, error)
         raise
-
-
-def limit_memory(count: int) -> None:
-    """Make allocations beyond `count` bytes fail.
-
-    RLIMIT_DATA counts heap and private writable mappings, touched or not. RLIMIT_AS would count
-    libraries and reserved address space too, of which a torch process has gigabytes.
-    """
-    if not sys.platform.startswith("linux"):
-        raise ValueError("a limit of memory on the CPU needs Linux; leave out --memory")
-    resource.setrlimit(resource.RLIMIT_DATA, (count, count))
 
 
 def _train(config: Config, output: Path, device: torch.device) -> None:
@@ -84,10 +66,3 @@ def _note_failure(output: Path, error: Exception) -> None:
     }
     rank = os.environ.get("RANK", "0")
     (output / f"failure-{rank}.json").write_text(json.dumps(note))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, in torch, numpy, a library or CUDA."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(sign in str(error).lower() for sign in _SIGNS)

@@ -22,11 +22,11 @@ KINDS: dict[str, Callable[..., Case]] = {
 }
 
 
-def case_of(name: str) -> Case:
-    """The case of that name.
+def case_of(name: str, device: str = "cpu") -> Case:
+    """The case of that name, on a device.
 
     Raises:
-        ValueError: An unknown kind, or sizes that do not fit it.
+        ValueError: An unknown kind, sizes that do not fit it, or a kind that is not for the device.
     """
     kind, _, rest = name.partition("/")
     if kind not in KINDS:
@@ -41,7 +41,7 @@ def case_of(name: str) -> Case:
         fits = False
     if not fits:
         raise ValueError(f"{name!r} does not fit; write {usage(kind)}")
-    return KINDS[kind](*values, name=name)
+    return KINDS[kind](*values, name=name, device=device)
 
 
 def usage(kind: str) -> str:

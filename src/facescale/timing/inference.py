@@ -20,36 +20,40 @@ IMAGE = 24 << 20  # upper bound of the bytes for the activations of an image
 TURN = 16  # minimum number of images per turn of a contender
 
 
-def inference(network: str, batch: int = 16, *, name: str = "inference") -> Case:
-    """Pixels to embeddings, float32; onnxruntime gets normalised pixels."""
+def inference(
+    network: str, batch: int = 16, *, name: str = "inference", device: str = "cpu"
+) -> Case:
+    """Pixels to embeddings, float32; onnxruntime gets normalised pixels, and only on a CPU."""
     calls = -(-TURN // batch)
     with torch.device("meta"):
         weights = sum(p.nbytes for p in backbones.build(network).parameters())
 
-    def contender(title: str, build: Callable[[str, int, int], Prepare]) -> Contender:
+    def contender(title: str, build: Callable[[str, int, int, str], Prepare]) -> Contender:
         memory = PROCESS + 4.0 * weights + batch * IMAGE
-        return Contender(title, partial(build, network, batch, calls), memory)
+        return Contender(title, partial(build, network, batch, calls, device), memory)
 
     return Case(
         name=name,
         title=f"embedding with {network}, batch {batch}, {calls} in a row",
         contenders=(
             contender("facescale", _own).tuned(),
-            *contender("torch", _torch).both(),
-            contender("onnxruntime", _onnxruntime),
+            *contender("torch", _torch).both(device),
+            *([contender("onnxruntime", _onnxruntime)] if device == "cpu" else []),
         ),
         samples=calls * batch,
         flop=flop(network) / 3 * calls * batch,
+        device=device,
     )
 
 
-def _own(network: str, batch: int, calls: int) -> Prepare:
-    return _turns(_forward(inference_copy(trained(network)), pixels(batch)), calls)
+def _own(network: str, batch: int, calls: int, device: str) -> Prepare:
+    model = inference_copy(trained(network)).to(device)
+    return _turns(_forward(model, pixels(batch).to(device)), calls)
 
 
-def _torch(network: str, batch: int, calls: int) -> Prepare:
-    model = trained(network)
-    return _turns(_forward(model, pixels(batch).float().contiguous()), calls)
+def _torch(network: str, batch: int, calls: int, device: str) -> Prepare:
+    model = trained(network).to(device)
+    return _turns(_forward(model, pixels(batch).float().contiguous().to(device)), calls)
 
 
 def _forward(model: nn.Module, images: Tensor) -> Callable[[], object]:
@@ -60,7 +64,7 @@ def _forward(model: nn.Module, images: Tensor) -> Callable[[], object]:
     return call
 
 
-def _onnxruntime(network: str, batch: int, calls: int) -> Prepare:
+def _onnxruntime(network: str, batch: int, calls: int, device: str) -> Prepare:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export_onnx(trained(network), path)

@@ -8,16 +8,17 @@ of a matrix product and of a copy, which give the floor of a case.
 
 import multiprocessing
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
 from facescale.allocator import available_memory, keep_freed_memory
+from facescale.timing.clock import seconds_of
 
 Prepare = Callable[[], Callable[[], object]]
 """Prepares the input of a step (not timed) and returns the step (timed)."""
@@ -44,9 +45,9 @@ class Contender:
         """The same contender with freed memory kept, under another name if given."""
         return replace(self, name=name or self.name, keeps_memory=True)
 
-    def both(self) -> "tuple[Contender, Contender]":
-        """With glibc's defaults, and tuned."""
-        return self, self.tuned(f"{self.name} tuned")
+    def both(self, device: str = "cpu") -> "tuple[Contender, ...]":
+        """With glibc's defaults, and tuned; once on CUDA, whose memory glibc does not manage."""
+        return (self, self.tuned(f"{self.name} tuned")) if device == "cpu" else (self,)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Case:
     """Minimum bytes that a step reads and writes outside of products; 0 if negligible."""
     probe: Shape = SQUARE
     """The product that measures the machine's rate."""
+    device: str = "cpu"
 
 
 @dataclass
@@ -111,6 +113,7 @@ class Times:
         return {
             "case": self.case.name,
             "title": self.case.title,
+            "device": self.case.device,
             "samples": self.case.samples,
             "flop": self.case.flop,
             "traffic_bytes": self.case.traffic,
@@ -127,17 +130,17 @@ class Times:
 def interleave(case: Case, rounds: int = 7, memory: float | None = None) -> Times:
     """Step all contenders in turn, `rounds` times after a warm-up.
 
-    If they do not fit into `memory` bytes together (default: 80 % of the available memory), each is
-    started, warmed up, timed and stopped in every round. A contender whose process ends takes no
-    further part.
+    If they do not fit into `memory` bytes together (default: 80 % of the available memory of the
+    case's device), each is started, warmed up, timed and stopped in every round. A contender whose
+    process ends takes no further part.
 
     Raises:
         ChildProcessError: The process of our contender ended.
     """
-    available = 0.8 * available_memory() if memory is None else memory
+    available = 0.8 * _available(case.device) if memory is None else memory
     together = sum(contender.memory for contender in case.contenders) <= available
     times = Times(case, together, {contender.name: [] for contender in case.contenders})
-    workers = {c.name: _Worker(c) for c in case.contenders} if together else {}
+    workers = {c.name: _Worker(c, case.device) for c in case.contenders} if together else {}
     try:
         for round_ in range(rounds + together):
             for contender in case.contenders:
@@ -155,11 +158,18 @@ def interleave(case: Case, rounds: int = 7, memory: float | None = None) -> Time
     return times
 
 
+def _available(device: str) -> float:
+    """Available bytes of the memory that a case takes."""
+    if device == "cpu":
+        return available_memory()
+    return float(torch.cuda.mem_get_info(device)[0])
+
+
 def _take_turn(
     times: Times, contender: Contender, workers: "dict[str, _Worker]", *, counts: bool
 ) -> None:
     """Time a step of a running worker, or of a temporary one; ours also runs the probe."""
-    worker = workers.get(contender.name) or _Worker(contender)
+    worker = workers.get(contender.name) or _Worker(contender, times.case.device)
     if not times.interleaved:
         worker.ask("step")
     seconds = worker.ask("step")
@@ -176,11 +186,11 @@ def _take_turn(
 class _Worker:
     """A contender in a process of its own, which answers requests."""
 
-    def __init__(self, contender: Contender) -> None:
+    def __init__(self, contender: Contender, device: str) -> None:
         context = multiprocessing.get_context("spawn")
         self._name = contender.name
         self._pipe, far_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(far_end, contender))
+        self._process = context.Process(target=_serve, args=(far_end, contender, device))
         self._process.start()
         far_end.close()
 
@@ -204,35 +214,28 @@ class _Worker:
         self._process.join()
 
 
-def _serve(pipe: Connection, contender: Contender) -> None:
+def _serve(pipe: Connection, contender: Contender, device: str) -> None:
     """Main function of a worker: build, then answer requests until "stop"."""
     if contender.keeps_memory:
         keep_freed_memory()
     prepare = contender.build()
     while (question := pipe.recv()) != "stop":
-        pipe.send(_time(prepare) if question == "step" else _probe(question))
+        pipe.send(seconds_of(prepare(), device) if question == "step" else _probe(question, device))
 
 
-def _time(prepare: Prepare) -> float:
-    step = prepare()
-    begin = time.perf_counter()
-    step()
-    return time.perf_counter() - begin
-
-
-def _probe(shape: Shape) -> tuple[float, float]:
-    """FLOP/s of a product, and bytes/s of a large copy."""
+def _probe(shape: Shape, device: str) -> tuple[float, float]:
+    """FLOP/s of a float32 product, and bytes/s of a large copy."""
     m, k, n = shape
     flop = 2.0 * m * k * n
     repeats = max(3, int(6e9 / flop))
-    left, right = torch.randn(m, k), torch.randn(k, n)
-    source, target = torch.ones(1 << 25), torch.zeros(1 << 25)
+    left, right = torch.randn(m, k, device=device), torch.randn(k, n, device=device)
+    source, target = torch.ones(1 << 25, device=device), torch.zeros(1 << 25, device=device)
+
+    def products() -> None:
+        for _ in range(repeats):
+            left @ right
+
     for _ in range(3):
         left @ right
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        left @ right
-    gemm = repeats * flop / (time.perf_counter() - begin)
-    begin = time.perf_counter()
-    target.copy_(source)
-    return gemm, 2 * source.nbytes / (time.perf_counter() - begin)
+    gemm = repeats * flop / seconds_of(products, device)
+    return gemm, 2 * source.nbytes / seconds_of(partial(target.copy_, source), device)

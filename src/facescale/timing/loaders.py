@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,11 +28,23 @@ SYNTHETIC_IMAGES = 2048
 PROCESS = 600 << 20  # bytes of a process with all imports and its batches
 
 
-def loader(threads: int = 1, batch: int = 64, folder: str = "", *, name: str = "loader") -> Case:
+def loader(
+    threads: int = 1,
+    batch: int = 64,
+    folder: str = "",
+    *,
+    name: str = "loader",
+    device: str = "cpu",
+) -> Case:
     """Batches on `threads` cores, from a RecordIO `folder` or of generated photographs.
 
     A step is 32 batches of a loader that starts with nothing decoded.
+
+    Raises:
+        ValueError: `device` is not "cpu".
     """
+    if device != "cpu":
+        raise ValueError(f"a loader works on the CPU; time it without --device {device}")
 
     def contender(title: str, build: Callable[[Dataset, int, int], Prepare]) -> Contender:
         return Contender(title, partial(_build, build, folder, threads, batch), PROCESS).tuned()
@@ -138,6 +149,8 @@ def photographs(num_images: int = SYNTHETIC_IMAGES) -> Dataset:
         smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
         noise = random.normal(0, 4, smooth.shape)
         pixels = np.clip(smooth + noise, 0, 255).astype(np.uint8)
+        import simplejpeg  # not before photographs are made
+
         return bytes(simplejpeg.encode_jpeg(pixels, quality=90, colorsubsampling="420"))
 
     with tempfile.TemporaryDirectory() as folder:

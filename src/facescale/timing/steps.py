@@ -29,8 +29,10 @@ from facescale.timing.baselines import (
     DenseHead,
     SampledHead,
     TorchStep,
+    settle_torch,
 )
 from facescale.timing.interleave import Case, Contender, Prepare
+from facescale.training.precision import trunk_autocast
 from facescale.training.state import build
 from facescale.training.step import train_step
 
@@ -38,19 +40,22 @@ PROCESS = 400 << 20  # bytes of a process with all imports
 HOLES = 1.4  # size of the heap as a multiple of the live tensors
 
 
-def backbone(network: str, batch: int = 64, *, name: str = "backbone") -> Case:
+def backbone(network: str, batch: int = 64, *, name: str = "backbone", device: str = "cpu") -> Case:
     """Forward from images to embeddings, backward from a random gradient; no update."""
     config = _config(network, batch, identities=2, rate=1.0)
-    memory = _memory(backbone_cost(config, batch))
+    memory = _memory(backbone_cost(config, batch, device))
     return Case(
         name=name,
         title=f"backbone {network}, batch {batch}, forward and backward",
         contenders=(
-            Contender("facescale", partial(_own_backbone, config, batch), memory).tuned(),
-            *Contender("torch", partial(_torch_backbone, network, batch), memory).both(),
+            Contender("facescale", partial(_own_backbone, config, batch, device), memory).tuned(),
+            *Contender("torch", partial(_torch_backbone, network, batch, device), memory).both(
+                device
+            ),
         ),
         samples=batch,
         flop=flop(network) * batch,
+        device=device,
     )
 
 
@@ -61,10 +66,11 @@ def step(
     rate: float = 1.0,
     *,
     name: str = "step",
+    device: str = "cpu",
 ) -> Case:
     """A whole training step: backbone, head, gradient clipping and all updates."""
     config = _config(network, batch, identities, rate)
-    cost = backbone_cost(config, batch)
+    cost = backbone_cost(config, batch, device)
     dim, rows = cost.embedding_dim, int(identities * rate)
 
     def contender(title: str, build: Callable[[], Prepare], copies: float) -> Contender:
@@ -72,19 +78,20 @@ def step(
         return Contender(title, build, _memory(cost) + head)
 
     def torchs(title: str, kind: type[DenseHead] | type[SampledHead], copies: float) -> Contender:
-        build = partial(_torch_step, network, kind, batch, identities, rate)
+        build = partial(_torch_step, network, kind, batch, identities, rate, device)
         return contender(title, build, copies)
 
     return Case(
         name=name,
         title=f"step of {network}, batch {batch}, {identities:,} identities, rate {rate:g}",
         contenders=(
-            contender("facescale", partial(_own_step, config, batch, identities), 2.0).tuned(),
-            *torchs("dense", DenseHead, 4.5).both(),
-            *torchs("sampled", SampledHead, 4.5).both(),
+            contender("facescale", partial(own_step, config, device), 2.0).tuned(),
+            *torchs("dense", DenseHead, 4.5).both(device),
+            *torchs("sampled", SampledHead, 4.5).both(device),
         ),
         samples=batch,
         flop=flop(network) * batch + 3 * 2.0 * rows * dim * batch,
+        device=device,
     )
 
 
@@ -111,35 +118,49 @@ def flop(network: str) -> float:
     return float(3 * counter.get_total_flops() / 2)
 
 
-def _own_backbone(config: Config, batch: int) -> Prepare:
-    state = build(config, torch.device("cpu"))
-    return _passes(state.model.train(), state.backbone.embedding_dim, pixels(batch))
+def _own_backbone(config: Config, batch: int, device: str) -> Prepare:
+    state = build(config, torch.device(device))
+    images = pixels(batch).to(device)
+    return passes(state.model.train(), state.backbone.embedding_dim, images)
 
 
-def _torch_backbone(network: str, batch: int) -> Prepare:
-    module = backbones.build(network)
-    images = pixels(batch).float().contiguous()
-    return _passes(module.train(), module.embedding_dim, images)
+def _torch_backbone(network: str, batch: int, device: str) -> Prepare:
+    settle_torch(device, "float32")
+    module = backbones.build(network).to(device)
+    images = pixels(batch).float().contiguous().to(device)
+    return passes(module.train(), module.embedding_dim, images)
 
 
-def _passes(model: torch.nn.Module, dim: int, images: Tensor) -> Prepare:
-    gradient = torch.randn(len(images), dim)
+def passes(model: torch.nn.Module, dim: int, images: Tensor, precision: str = "float32") -> Prepare:
+    """Forward and backward pass of a network with embeddings of `dim` numbers."""
+    gradient = torch.randn(len(images), dim, device=images.device)
+
+    def both() -> None:
+        with trunk_autocast(images.device.type, precision):
+            embeddings = model(images)
+        embeddings.backward(gradient.to(embeddings.dtype))
 
     def prepare() -> Callable[[], object]:
         model.zero_grad()
-        return lambda: model(images).backward(gradient)
+        return both
 
     return prepare
 
 
-def _own_step(config: Config, batch: int, identities: int) -> Prepare:
-    state = build(config, torch.device("cpu"))
-    images, labels = pixels(batch), _labels(batch, identities)
+def own_step(config: Config, device: str) -> Prepare:
+    """Training steps on random images and labels, which lie where the loader puts them."""
+    assert config.data.num_classes is not None
+    batch = config.train.batch_size
+    state = build(config, torch.device(device))
+    images, labels = pixels(batch), _labels(batch, config.data.num_classes)
+    if pinned := device != "cpu":
+        images = images.pin_memory()
 
     def prepare() -> Callable[[], object]:
         position = state.position
-        indices = np.arange(position, position + batch)
-        return partial(train_step, state, Batch(images, next(labels), position, 0, indices))
+        indices, chosen = np.arange(position, position + batch), next(labels)
+        chosen = chosen.pin_memory() if pinned else chosen
+        return partial(train_step, state, Batch(images, chosen, position, 0, indices))
 
     return prepare
 
@@ -150,9 +171,20 @@ def _torch_step(
     batch: int,
     identities: int,
     rate: float,
+    device: str,
 ) -> Prepare:
-    contender = TorchStep(network, lambda dim: kind(identities, dim, rate))
-    images, labels = pixels(batch).float().contiguous(), _labels(batch, identities)
+    return torch_step(
+        TorchStep(network, lambda dim: kind(identities, dim, rate, device), device),
+        batch,
+        identities,
+        device,
+    )
+
+
+def torch_step(contender: TorchStep, batch: int, identities: int, device: str) -> Prepare:
+    """Steps of a baseline on random images and labels, which are on its device already."""
+    images = pixels(batch).float().contiguous().to(device)
+    labels = _labels(batch, identities, device)
     return lambda: partial(contender.step, images, next(labels))
 
 
@@ -163,8 +195,8 @@ def pixels(batch: int) -> Tensor:
     return pixels.to(memory_format=torch.channels_last)
 
 
-def _labels(batch: int, identities: int) -> Iterator[Tensor]:
+def _labels(batch: int, identities: int, device: str = "cpu") -> Iterator[Tensor]:
     """Random labels (batch,), new ones each time."""
-    random = torch.Generator().manual_seed(1)
+    random = torch.Generator(device).manual_seed(1)
     while True:
-        yield torch.randint(identities, (batch,), generator=random)
+        yield torch.randint(identities, (batch,), generator=random, device=device)
