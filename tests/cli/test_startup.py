@@ -38,6 +38,8 @@ def answer(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float, st
         ("--help", 0, "train a backbone and its class centres"),
         ("presets", 0, "emore_r100"),
         ("presets --json", 0, '"name": "emore_r100"'),
+        ("keys margin warm", 0, "head.margin.warmup"),
+        ("keys nosuchword", 2, "no key has nosuchword in its name or meaning"),
         ("train --help", 0, "--head.sample_rate X"),
         ("plan --help", 0, "--devices N"),
         ("verify --help", 0, "--folds N"),
@@ -98,6 +100,6 @@ def test_the_help_of_train_opens_with_what_people_need() -> None:
 
 def test_every_option_has_a_line_of_help() -> None:
     from facescale.cli.layers import fields
-    from facescale.cli.options import _docs
+    from facescale.cli.options import docs
 
-    assert set(_docs()) == set(fields())
+    assert set(docs()) == set(fields())

@@ -46,35 +46,38 @@ _HIDE = argparse.SUPPRESS
 
 
 def _add(group: Any, name: str) -> None:
-    hint, default = fields()[name], _default(name)
-    said = "" if default in (None, []) else f" [{_shown(default)}]"
+    hint, default = fields()[name], default_of(name)
+    said = "" if default in (None, []) else f" [{shown_default(default)}]"
     group.add_argument(
         f"--{name}",
         dest=name,
         default=argparse.SUPPRESS,
-        metavar=_metavar(hint),
+        metavar=metavar(hint),
         nargs="+" if get_origin(hint) is list else None,
-        help=(_docs().get(name, "") + said).replace("%", "%%"),
+        help=(docs().get(name, "") + said).replace("%", "%%"),
     )
 
 
-def _metavar(hint: Any) -> str:
+def metavar(hint: Any) -> str:
+    """Of an option of this type: N, X, TEXT, or its values."""
     if get_origin(hint) is Literal:
         return "|".join(get_args(hint))
     if get_origin(hint) is list:
-        return _metavar(get_args(hint)[0])
+        return metavar(get_args(hint)[0])
     names = {bool: "true|false", int: "N", float: "X", str: "TEXT"}
     inner = [kind for kind in get_args(hint) if kind is not type(None)]
-    return names[hint] if hint in names else _metavar(inner[0])
+    return names[hint] if hint in names else metavar(inner[0])
 
 
-def _shown(default: Any) -> str:
+def shown_default(default: Any) -> str:
+    """A default as an option would give it."""
     if isinstance(default, list):
         return " ".join(map(str, default))
     return str(default).lower() if isinstance(default, bool) else f"{default}"
 
 
-def _default(name: str) -> Any:
+def default_of(name: str) -> Any:
+    """The default of a key of `Config`."""
     value: Any = Config()
     for part in name.split("."):
         value = getattr(value, part)
@@ -82,7 +85,7 @@ def _default(name: str) -> Any:
 
 
 @cache
-def _docs() -> dict[str, str]:
+def docs() -> dict[str, str]:
     """The line below each field of the config's classes, by the option's dotted name."""
     docs = {}
     for section in Section.__subclasses__():

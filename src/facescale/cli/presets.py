@@ -1,7 +1,6 @@
 """`facescale presets`: what can be trained by name."""
 
 import argparse
-from pathlib import Path
 
 from facescale.cli.layers import presets
 from facescale.cli.parser import Parser
@@ -28,7 +27,3 @@ def run(chosen: argparse.Namespace) -> None:
     for name, line in lines.items():
         shown.add_row(f"[bold]{name}[/]", escape(line))
     show(shown)
-
-
-def _description(path: Path) -> str:
-    return path.read_text().splitlines()[0].lstrip("# ")

@@ -47,7 +47,7 @@ class Section:
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            interval, value = _interval_of(hint), getattr(self, name)
+            interval, value = interval_of(hint), getattr(self, name)
             if interval is None or value is None:
                 continue
             for number in value if isinstance(value, list) else [value]:
@@ -56,12 +56,12 @@ class Section:
                     raise ValueError(f"{self.prefix}{name} must be {range_}, got {number}")
 
 
-def _interval_of(hint: Any) -> Interval | None:
+def interval_of(hint: Any) -> Interval | None:
     """The interval in a type such as `list[Count]` or `Count | None`."""
     if get_origin(hint) is Annotated:
         found: Interval = hint.__metadata__[0]
         return found
-    return next(filter(None, map(_interval_of, get_args(hint))), None)
+    return next(filter(None, map(interval_of, get_args(hint))), None)
 
 
 def require(condition: bool, message: str) -> None:
