@@ -57,8 +57,11 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
         (between.grouped_conv_backward, (image(3, 6, 3, 2), x, pair, 2)),
         (prelu.prelu, (image(3, 6, 5, 4, learns=True), torch.full((6,), 0.3))),
         (prelu.prelu_backward, (g, x, torch.full((6,), 0.3))),
-        (winograd.winograd, (wide, dense, winograd._scratch(wide, dense, 1))),
-        (winograd.winograd_backward, (wide, wide, dense, winograd._scratch(wide, dense, 2))),
+        (winograd.winograd, (wide, dense, torch.empty(winograd._scratch_size(wide, dense, 1)))),
+        (
+            winograd.winograd_backward,
+            (wide, wide, dense, torch.empty(winograd._scratch_size(wide, dense, 2))),
+        ),
     ]
 
 

@@ -11,6 +11,7 @@ from facescale.backbones.convolutional import ConvolutionalBackbone
 from facescale.backbones.iresnet import Unit
 from facescale.backbones.layers import Layers
 from facescale.backbones.mobilefacenet import Bottleneck
+from facescale.kernels.cpu.workspace import shared_workspace
 
 
 def in_sequence(layers: Iterable[nn.Module], x: Tensor, shortcut: Tensor | None = None) -> Tensor:
@@ -86,7 +87,14 @@ class ChainedUnit(Unit):
 
 
 class ChainedBackbone(ConvolutionalBackbone):
-    """A trunk and a neck in chains, behind one pass over the pixels."""
+    """A trunk and a neck in chains, behind one pass over the pixels, with shared scratch memory."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """RGB pixels 0..255 (b, 3, 112, 112), of any type, to embeddings (b, embedding_dim)."""
+        if torch.compiler.is_compiling():  # a compiler plans the memory itself
+            return super().forward(pixels)
+        with shared_workspace():
+            return super().forward(pixels)
 
     def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """Pixels 0..255 to numbers around 0, by the family's scale."""

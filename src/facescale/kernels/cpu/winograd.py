@@ -1,9 +1,9 @@
 """3x3 convolutions by Winograd's F(2x2, 3x3): 16 products for what plainly are 36, on CPUs.
 
 Images are (b, c, h, w), weights (c', c, 3, 3), both float32 and channels last. Native transforms
-take them to 16 matrices each and back; between them are torch's matrix products. The matrices, four
-times as large as the images, are in scratch tensors that the caller passes, so they are counted
-where tensors are and belong to nobody after the call.
+take them to 16 matrices each and back; between them are torch's matrix products. The matrices are
+four times as large as the images. They are in a scratch tensor that the caller passes, so that a
+count of tensors (`plan/ledger.py`) includes them.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from facescale.kernels.cpu.operators import address, channels_last, define_native, images, native
+from facescale.kernels.cpu.workspace import workspace
 
 PORTION = 32 << 20  # bytes of transformed images at once: more would leave the shared cache
 
@@ -29,7 +30,9 @@ class Winograd(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution."""
         ctx.save_for_backward(x, weight)
-        output: Tensor = winograd(x, weight, _scratch(x, weight, num_factors=1))
+        ctx.workspace = workspace()
+        scratch = ctx.workspace.take(_scratch_size(x, weight, num_factors=1))
+        output: Tensor = winograd(x, weight, scratch)
         return output
 
     @staticmethod
@@ -37,17 +40,17 @@ class Winograd(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of images and weights."""
         x, weight = ctx.saved_tensors
-        scratch = _scratch(x, weight, num_factors=2)
+        scratch = ctx.workspace.take(_scratch_size(x, weight, num_factors=2))
         to_x, to_weight = winograd_backward(channels_last(gradient), x, weight, scratch)
         return to_x, to_weight
 
 
-def _output(x: Tensor, weight: Tensor, scratch: list[Tensor]) -> Tensor:
+def _output(x: Tensor, weight: Tensor, scratch: Tensor) -> Tensor:
     return images((len(x), len(weight), *x.shape[2:]))
 
 
-def _fill(x: Tensor, weight: Tensor, scratch: list[Tensor], output: Tensor) -> None:
-    factors, *rooms = scratch
+def _fill(x: Tensor, weight: Tensor, scratch: Tensor, output: Tensor) -> None:
+    factors, *rooms = _divide(scratch, x, weight, num_factors=1)
     _transform("weight", weight, factors)
     for inputs, outputs in _portions(weight, x, output):
         matrices, products = map(_matrices, rooms, (inputs, outputs))
@@ -57,12 +60,12 @@ def _fill(x: Tensor, weight: Tensor, scratch: list[Tensor], output: Tensor) -> N
 
 
 winograd = define_native(
-    "winograd(Tensor x, Tensor weight, Tensor(a!)[] scratch) -> Tensor", _output, _fill
+    "winograd(Tensor x, Tensor weight, Tensor(a!) scratch) -> Tensor", _output, _fill
 )
 
 
 def _gradients(
-    gradient: Tensor, x: Tensor, weight: Tensor, scratch: list[Tensor]
+    gradient: Tensor, x: Tensor, weight: Tensor, scratch: Tensor
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(weight)
 
@@ -71,11 +74,11 @@ def _fill_backward(
     gradient: Tensor,
     x: Tensor,
     weight: Tensor,
-    scratch: list[Tensor],
+    scratch: Tensor,
     to_x: Tensor,
     to_weight: Tensor,
 ) -> None:
-    factors, to_factors, *rooms = scratch
+    factors, to_factors, *rooms = _divide(scratch, x, weight, num_factors=2)
     _transform("weight", weight, factors)
     to_factors.zero_()
     for inputs, to_inputs, outputs in _portions(weight, x, to_x, gradient):
@@ -90,7 +93,7 @@ def _fill_backward(
 
 
 winograd_backward = define_native(
-    "winograd_backward(Tensor gradient, Tensor x, Tensor weight, Tensor(a!)[] scratch) "
+    "winograd_backward(Tensor gradient, Tensor x, Tensor weight, Tensor(a!) scratch) "
     "-> (Tensor, Tensor)",
     _gradients,
     _fill_backward,
@@ -131,12 +134,24 @@ def _portions(weight: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(x.split(size) for x in tensors), strict=True)
 
 
-def _scratch(x: Tensor, weight: Tensor, num_factors: int) -> list[Tensor]:
-    """Room for the matrices of the weights, so many times, and of a portion in and out."""
+def _scratch_sizes(x: Tensor, weight: Tensor, num_factors: int) -> list[int]:
+    """Elements of the matrices of the weights, `num_factors` times, and of a portion in and out."""
     tiles = min(len(x), _portion(x, weight)) * _tiles(x)
     outputs, inputs = weight.shape[:2]
-    factors = [torch.empty(16, outputs, inputs) for _ in range(num_factors)]
-    return [*factors, torch.empty(16 * tiles * inputs), torch.empty(16 * tiles * outputs)]
+    sizes = [*[outputs * inputs] * num_factors, tiles * inputs, tiles * outputs]
+    return [16 * size for size in sizes]
+
+
+def _scratch_size(x: Tensor, weight: Tensor, num_factors: int) -> int:
+    """Elements of all scratch of a call."""
+    return sum(_scratch_sizes(x, weight, num_factors))
+
+
+def _divide(scratch: Tensor, x: Tensor, weight: Tensor, num_factors: int) -> list[Tensor]:
+    """The parts of `scratch`: matrices of the weights, and the room for images in and out."""
+    parts = scratch.split(_scratch_sizes(x, weight, num_factors))
+    factors = [part.view(16, *weight.shape[:2]) for part in parts[:num_factors]]
+    return [*factors, *parts[num_factors:]]
 
 
 def _matrices(room: Tensor, x: Tensor) -> Tensor:
