@@ -43,7 +43,8 @@ def test_all_layers_of_a_step_share_one_which_goes_with_the_graph(
 
     monkeypatch.setattr(Workspace, "take", taken)
     network = backbones.build("r18", image_size=28).train()
-    accelerate_(network.to(memory_format=torch.channels_last), torch.device("cpu"), torch.float32)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    accelerate_(network, torch.device("cpu"), torch.float32)
     images = torch.zeros(4, 3, 112, 112, dtype=torch.uint8)
     loss = network(images.contiguous(memory_format=torch.channels_last)).sum()
     forward = len(seen)
