@@ -88,29 +88,34 @@ def run_ranks(tmp_path: Path) -> RunRanks:
     def run(work: Callable[..., Any], size: int, *args: Any, deadline_s: float = 120) -> list[Any]:
         folder = tmp_path / f"ranks-{next(calls)}"
         folder.mkdir()
-        context = multiprocessing.get_context("fork")
-        ranks = [
-            context.Process(target=_rank_main, args=(work, args, rank, size, folder))
-            for rank in range(size)
-        ]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(deadline_s)
-        stuck = [rank for rank, process in enumerate(ranks) if process.is_alive()]
-        for process in ranks:
-            process.kill()
-        answers = []
-        for rank in range(size):
-            path = folder / f"answer-{rank}"
-            answers.append(
-                pickle.loads(path.read_bytes()) if path.exists() else (False, "no answer")
-            )
-        for rank, (fine, answer) in enumerate(answers):
-            if not fine and rank not in stuck:
-                pytest.fail(f"rank {rank} of {size}:\n{answer}")
-        if stuck:
-            pytest.fail(f"ranks {stuck} of {size} did not end within {deadline_s} s")
-        return [answer for _, answer in answers]
+        return ranks_in(folder, work, size, *args, deadline_s=deadline_s)
 
     return run
+
+
+def ranks_in(
+    folder: Path, work: Callable[..., Any], size: int, *args: Any, deadline_s: float = 120
+) -> list[Any]:
+    """`run_ranks` in an empty folder, for a process that has no fixtures."""
+    context = multiprocessing.get_context("fork")
+    ranks = [
+        context.Process(target=_rank_main, args=(work, args, rank, size, folder))
+        for rank in range(size)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(deadline_s)
+    stuck = [rank for rank, process in enumerate(ranks) if process.is_alive()]
+    for process in ranks:
+        process.kill()
+    answers = []
+    for rank in range(size):
+        path = folder / f"answer-{rank}"
+        answers.append(pickle.loads(path.read_bytes()) if path.exists() else (False, "no answer"))
+    for rank, (fine, answer) in enumerate(answers):
+        if not fine and rank not in stuck:
+            pytest.fail(f"rank {rank} of {size}:\n{answer}")
+    if stuck:
+        pytest.fail(f"ranks {stuck} of {size} did not end within {deadline_s} s")
+    return [answer for _, answer in answers]

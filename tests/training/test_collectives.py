@@ -31,8 +31,8 @@ def counted(
     state.head.joint_samples = 1000 if joint else 0
     samples, draw = [], state.head.draw
 
-    def keep(labels: Tensor) -> Sample:
-        samples.append(draw(labels))
+    def keep(labels: Tensor, counts: list[int] | None = None) -> Sample:
+        samples.append(draw(labels, counts))
         return samples[-1]
 
     state.head.draw = keep  # type: ignore[method-assign]
@@ -63,9 +63,9 @@ def formula(ranks: int, shards: int, rows: int, joint: bool) -> dict[str, Any]:
     copies, group_batch = ranks // shards, BATCH * shards
     batch = group_batch * copies if joint else group_batch
     calls, sent = {}, {}
-    if ranks > 1:  # labels and their number, before the backbone
+    if ranks > 1:  # labels, before the backbone
         calls["head all_gather"] = 1
-        sent["head all_gather"] = (ranks - 1) * 8 * (BATCH + 1)
+        sent["head all_gather"] = (ranks - 1) * 8 * BATCH
     if shards > 1:
         calls["shard all_gather"] = 1  # embeddings and their norms
         sent["shard all_gather"] = (shards - 1) * BATCH * 4 * (DIM + 1)
@@ -119,10 +119,11 @@ def test_a_step_sends_what_the_formula_says(
                 2 * (ranks - 1) * gradients / ranks, abs=buckets
             )
         if ranks > 1 and synced:
-            assert calls.pop("world all_reduce") == 2 * norms
-            values = (2 * channels + norms) + 2 * channels  # there and back, float64
+            assert calls.pop("world all_gather") == norms  # float64
+            assert sent.pop("world all_gather") == (ranks - 1) * 8 * (2 * channels + norms)
+            assert calls.pop("world all_reduce") == norms
             assert sent.pop("world all_reduce") == pytest.approx(
-                2 * (ranks - 1) * 8 * values / ranks, abs=2 * norms
+                2 * (ranks - 1) * 8 * 2 * channels / ranks, abs=norms
             )
         assert calls == truth["calls"]
         assert sent == truth["sent"]

@@ -5,6 +5,7 @@ Triton's interpreter runs the head's kernels on the CPU.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import tiny_builder
+from conftest import ranks_in, tiny_builder
 from facescale.backbones import registry
 from facescale.config import (
     BackboneConfig,
@@ -28,7 +29,9 @@ from facescale.head.late import LateNumbers
 from facescale.kernels import cuda
 from facescale.training import TrainState, build, step, train_step
 from facescale.training.finite import settle
+from facescale.training.resume import resume_, save
 from host_reads import HostReads
+from late_aside import LateAside, late_asides
 from triton_process import compiled, interpreted, needs_triton
 
 pytestmark = needs_triton
@@ -37,14 +40,21 @@ Name = Literal["sgd", "adamw"]
 
 
 def make_state(
-    fused: bool = True, nonfinite: Any = "stop", name: Name = "sgd", device: str = "cpu"
+    fused: bool = True,
+    nonfinite: Any = "stop",
+    name: Name = "sgd",
+    device: str = "cpu",
+    global_batch: int | None = None,
+    shards: int | None = None,
 ) -> TrainState:
     config = Config(
         data=DataConfig(path="synthetic", num_classes=40, num_images=64, threads=1),
         backbone=BackboneConfig(name="y1", embedding_dim=16),
-        head=HeadConfig(sample_rate=0.5),
+        head=HeadConfig(sample_rate=0.5, shards=shards),
         optim=OptimConfig(name=name, lr=0.02, clip_norm=5.0, fused=fused),
-        train=TrainConfig(batch_size=4, steps=8, nonfinite=nonfinite),
+        train=TrainConfig(
+            batch_size=4, global_batch_size=global_batch, steps=8, nonfinite=nonfinite
+        ),
     )
     with mock.patch.dict(registry._BUILDERS, y1=tiny_builder()):
         return build(config, torch.device(device))
@@ -170,6 +180,80 @@ def test_a_step_reads_nothing_from_the_device() -> None:
     # The augmentation chooses on the host, from numbers that are there.
     assert {place for place in found if not place.startswith("data/")} == set()
     assert sum(interpreted(host_reads, False).values()) > sum(found.values())
+
+
+def tensors_of(state: TrainState) -> dict[str, Tensor]:
+    return {name: t.clone() for name, t in state.head.state_dict().items()}
+
+
+def late_and_early(folder: Path) -> None:
+    left = []
+    for late in (True, False):
+        with late_asides() if late else nullcontext():
+            state = make_state(nonfinite="skip")
+            other = make_state(nonfinite="skip")
+        assert isinstance(state.head.centres.aside, LateAside) == late
+        batches, losses = first_batches(state, 5), []
+        for place, batch in enumerate(batches[:4]):
+            with broken(state, "loss") if place == 1 else nullcontext():
+                losses.append(train_step(state, batch).nan_to_num())
+        if late:  # the backbone's norms, clipping and update do not wait
+            assert state.head.centres.aside.order[-1] == "run"  # type: ignore[attr-defined]
+        settle(state)
+        assert state.skipped == 1
+        save(state, folder / str(late))
+        resume_(other, folder / str(late))
+        assert same(tensors_of(other), tensors_of(state))
+        more = [train_step(each, batches[4]) for each in (state, other)]
+        assert torch.equal(*more)
+        left.append((torch.stack(losses), more[0], tensors_of(state)))
+    (one, last, table), (two, other_last, other_table) = left
+    assert torch.equal(one, two)
+    assert torch.equal(last, other_last)
+    assert same(table, other_table)
+
+
+def test_skipped_steps_and_checkpoints_are_those_of_a_run_that_never_waits(tmp_path: Path) -> None:
+    interpreted(late_and_early, tmp_path)
+
+
+def unmoved_after_a_bad_step() -> None:
+    with late_asides():
+        state = make_state()
+    first, second = first_batches(state, 2)
+    train_step(state, first)
+    before = state.head.centres.table.clone()
+    with broken(state, "loss"):
+        train_step(state, second)
+    assert torch.equal(state.head.centres.table, before)
+
+
+def test_a_bad_step_moves_nothing_later_either() -> None:
+    interpreted(unmoved_after_a_bad_step)
+
+
+def reads_of_a_rank(rank: int, shards: int) -> tuple[dict[str, int], int]:
+    """Host reads of the second step of a rank with others, and its samples."""
+    state = make_state(global_batch=7, shards=shards)
+    first, second = first_batches(state, 2)
+    train_step(state, first)
+    with HostReads() as spy:
+        train_step(state, second)
+    settle(state)
+    return {place: n for place, n in spy.found.items() if not place.startswith("data/")}, len(
+        second.labels
+    )
+
+
+def reads_of_two_ranks(folder: Path, shards: int) -> list[Any]:
+    return ranks_in(folder, reads_of_a_rank, 2, shards)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_step_of_two_ranks_with_unequal_parts_reads_nothing_from_the_device(
+    shards: int, tmp_path: Path
+) -> None:
+    assert interpreted(reads_of_two_ranks, tmp_path, shards) == [({}, 4), ({}, 3)]
 
 
 def step_without_values() -> list[str]:

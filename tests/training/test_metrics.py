@@ -1,10 +1,14 @@
 """The arithmetic of rates, and a file that survives a crash."""
 
+import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 
-from facescale.training.metrics import Window, read_metrics, speed_line
+from facescale.training.metrics import Window, memory_row, read_metrics, speed_line
+from facescale.training.state import decoding_threads
 
 
 def test_rate_is_samples_over_the_seconds_of_the_window() -> None:
@@ -73,3 +77,23 @@ def test_a_line_that_is_no_record_is_named(line: bytes, message: str, tmp_path: 
 def test_a_window_of_no_time_does_not_divide_by_zero(samples: int) -> None:
     window = Window(clock=lambda: 1.0, samples=samples)
     assert window.close() >= 0.0
+
+
+def test_on_cuda_the_records_say_what_is_reserved_too() -> None:
+    assert memory_row(torch.device("cpu")).keys() == {"peak_gib"}
+    with (
+        mock.patch.object(torch.cuda, "max_memory_allocated", return_value=3 << 30),
+        mock.patch.object(torch.cuda, "max_memory_reserved", return_value=4 << 30),
+    ):
+        row = memory_row(torch.device("cuda", 0))
+    assert row == {"peak_gib": 3.0, "reserved_gib": 4.0}
+
+
+def test_a_card_has_more_decoding_threads_by_its_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    for ranks, threads in ((1, 8), (4, 3), (16, 2)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        assert decoding_threads("cuda") == threads
+        assert decoding_threads("cpu") == 2

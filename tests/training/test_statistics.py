@@ -52,3 +52,9 @@ def test_a_run_that_was_given_more_steps_equals_one_planned_longer(
     model = load_file(tmp_path / "planned/model.safetensors")
     means = [value.flatten() for name, value in model.items() if ".running_" in name]
     assert torch.equal(torch.cat(means), (planned[0] + planned[1]) / 2)
+
+
+def test_a_network_without_norms_has_none_where_it_is() -> None:
+    network = nn.Linear(2, 2, device="meta")
+    assert read_statistics(network).device == network.weight.device
+    assert read_statistics(network).shape == (0,)

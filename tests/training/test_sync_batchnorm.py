@@ -1,11 +1,14 @@
 """BatchNorm over several ranks equals BatchNorm over the whole batch on one."""
 
+from unittest import mock
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from conftest import RunRanks
 from facescale.distributed import Group, world_group
+from facescale.training import sync_batchnorm
 from facescale.training.sync_batchnorm import (
     SyncBatchNorm,
     synchronise_norms_,
@@ -71,6 +74,37 @@ def test_one_rank_is_a_group_too() -> None:
     net.eval()
     truth.load_state_dict(net.state_dict())
     assert torch.equal(net(images()), truth.eval()(images()))
+
+
+def in_float32(rank: int) -> tuple[dict[str, Tensor], list[torch.dtype]]:
+    seen: list[torch.dtype] = []
+
+    def of_sums(x: Tensor) -> torch.dtype:
+        seen.append(x.dtype)
+        return torch.float32
+
+    with mock.patch.object(sync_batchnorm, "_type_of_sums", of_sums):
+        net = nn.Sequential(nn.BatchNorm2d(CHANNELS))
+        synchronise_norms_(net, world_group())
+        x = (images(8).float() + 300.0)[4 * rank : 4 * rank + 4].requires_grad_()
+        net(x).pow(3).sum().backward()
+    assert x.grad is not None
+    return {"to_x": x.grad, **dict(net.named_buffers())}, seen
+
+
+def test_sums_in_float32_as_on_cuda_keep_their_digits_far_from_zero(run_ranks: RunRanks) -> None:
+    norm = nn.BatchNorm2d(CHANNELS).double()
+    x = (images(8) + 300.0).requires_grad_()
+    norm(x).pow(3).sum().backward()
+    answers = run_ranks(in_float32, 2)
+    assert all(seen == [torch.float32] for _, seen in answers)
+    found = torch.cat([answer["to_x"] for answer, _ in answers])
+    assert x.grad is not None
+    assert (found - x.grad).norm() / x.grad.norm() < 1e-4  # x itself has 3e-5 of a deviation
+    for name, expected in norm.named_buffers():
+        torch.testing.assert_close(
+            answers[1][0][f"0.{name}"].double(), expected.double(), rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -21,7 +21,10 @@ class Backbone(nn.Module):
     Attributes:
         embedding_dim: Length of an embedding.
         spec: The arguments with which `build` makes this backbone again, with fresh weights.
+        recomputes: Whether training computes activations again unless it is told otherwise.
     """
+
+    recomputes = False
 
     def __init__(self, *, embedding_dim: int, **choices: Any) -> None:
         super().__init__()

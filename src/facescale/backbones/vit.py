@@ -8,7 +8,6 @@ its `model.pt` loads as it is.
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
 from facescale.backbones.backbone import IMAGE_SHAPE, Backbone, normalise
 from facescale.backbones.families import ARCFACE_TORCH
@@ -41,7 +40,7 @@ class VisionTransformer(Backbone):
         drop_path: Probability that the last block's residual branch is left out for an image; the
             first block's is 0, and it grows linearly.
         mask: Share of tokens that training leaves out, in [0, 1).
-        recompute: Compute the blocks' activations again in the backward pass, to save memory.
+        recompute: Default of `train.recompute`: large networks do not fit without it.
         family: "arcface_torch", the only one that has this network.
     """
 
@@ -60,7 +59,7 @@ class VisionTransformer(Backbone):
         if embedding_dim < 1:
             raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}")
         super().__init__(embedding_dim=embedding_dim, family=family)
-        self.mask, self.recompute = mask, recompute
+        self.mask, self.recomputes = mask, recompute
         self.patch_embed = PatchEmbed(width, patch=9)
         tokens = (IMAGE_SHAPE[1] // 9) ** 2
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, width))
@@ -99,10 +98,7 @@ class VisionTransformer(Backbone):
         if self.training and self.mask > 0.0:
             x, places = leave_out(x, self.mask)
         for block in self.blocks:
-            if self.recompute and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = block(x)
         with torch.autocast(x.device.type, enabled=False):
             x = self.norm(x.to(dtype))
             if places is not None:

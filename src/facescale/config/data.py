@@ -42,8 +42,8 @@ class DataConfig(Section, prefix="data."):
     """Identities: of synthetic data and of the plan; of other data it is checked."""
     num_images: Count | None = None
     """Images, in the same way."""
-    threads: Annotated[int, Interval(1, 1024)] = 2
-    """Threads of a rank that decode images."""
+    threads: Annotated[int, Interval(1, 1024)] | None = None
+    """Threads of a rank that decode images. Not given: 2, and up to 8 beside a CUDA device."""
     prefetch: Annotated[int, Interval(1, 256)] = 4
     """Batches that are decoded in advance."""
     on_error: Literal["stop", "skip"] = "stop"

@@ -73,6 +73,9 @@ class TrainConfig(Section, prefix="train."):
     """Samples of all ranks together; when given, it replaces batch_size x ranks."""
     micro_batch: Count | None = None
     """Samples in the backbone at a time: less memory, more time. BatchNorm is over these."""
+    recompute: bool | None = None
+    """Keep the inputs of the backbone's blocks and compute what is inside them again in the
+    backward pass: much less memory, about a third more time. Not given: large ViTs only."""
     epochs: Positive = 20.0
     """Passes over the images."""
     steps: Count | None = None
@@ -91,6 +94,13 @@ class TrainConfig(Section, prefix="train."):
     """Memory layout of images and weights."""
     compile: bool = False
     """Compile the backbone with torch.compile; takes minutes at the start."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            not (self.compile and self.recompute),
+            "train.compile decides by itself what to compute again; leave out train.recompute",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

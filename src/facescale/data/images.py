@@ -1,12 +1,20 @@
 """Decodes the images of data sets to RGB pixels of one size."""
 
 import io
+import logging
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+
+try:
+    import simplejpeg
+except ImportError:  # Pillow decodes too, at half of the speed
+    simplejpeg = None
+
+_log = logging.getLogger(__name__)
 
 IMAGE_SIZE = 112
 """Height and width in pixels of the input of every backbone."""
@@ -68,6 +76,9 @@ def decode_into_(pixels: Pixels, encoded: Encoded) -> None:
 
 def _decode_file(encoded: bytes, pixels: Pixels) -> Pixels:
     """Decode in the file's own size: a JPEG that fits into `pixels`, all else into a new array."""
+    if simplejpeg is None:
+        _say_once()
+        return _decode_by_pillow(encoded)
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
     except ValueError:
@@ -82,6 +93,11 @@ def _decode_file(encoded: bytes, pixels: Pixels) -> Pixels:
     except ValueError:  # with flaws that Pillow forgives, as the other systems do
         return _decode_by_pillow(encoded)
     return decoded if orientation == 1 else _upright(decoded, orientation)
+
+
+@cache
+def _say_once() -> None:
+    _log.warning("Pillow decodes the images; simplejpeg is faster: pip install simplejpeg")
 
 
 def _decode_by_pillow(encoded: bytes) -> Pixels:
@@ -158,13 +174,17 @@ def _upright(pixels: Pixels, orientation: object) -> Pixels:
 
 def has_image_header(encoded: bytes) -> bool:
     """Whether `encoded` begins like an image; a hundred times faster than to decode it."""
-    try:
-        simplejpeg.decode_jpeg_header(encoded)
-    except ValueError:
+    if simplejpeg is not None:
         try:
-            _open(encoded).close()
-        except Exception:  # as above
-            return False
+            simplejpeg.decode_jpeg_header(encoded)
+        except ValueError:
+            pass
+        else:
+            return True
+    try:
+        _open(encoded).close()
+    except Exception:  # as above
+        return False
     return True
 
 

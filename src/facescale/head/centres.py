@@ -1,12 +1,15 @@
 """The class centres of one shard: a weight row and a momentum row for each class, side by side."""
 
 import ctypes
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from facescale.allocator import available_memory, use_huge_pages
 from facescale.distributed import Group, shard_range
+from facescale.head.aside import make_aside
 from facescale.head.rows import FORMATS
 from facescale.kernels.cpu.build import library
 from facescale.kernels.cuda import head_kernels_serve
@@ -30,9 +33,10 @@ class ClassCentres(nn.Module):
 
     A row gets its start value, N(0, 0.01) as a function of seed and class, when it is first read.
     Until then the table is memory that the system has reserved but not committed.
-    """
 
-    table: Tensor
+    A step may move the rows on a second stream of the device (`aside`). Every reader and writer of
+    this class waits for it, those of `state_dict` and copies included; `buffers()` does not.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class ClassCentres(nn.Module):
             raise ValueError(f"int8 class centres need a dim that 4 divides, got {dim}")
         self.num_classes, self.dim, self.shard, self.seed = num_classes, dim, shard, seed
         self.format = FORMATS[dtype]
+        self.aside = make_aside(torch.device(device))
         self.classes = shard_range(num_classes, shard.size, shard.rank)
         shape = (len(self.classes), 1 + momentum, dim + self.format.extra)
         _check_room(shape, self.format.stored, torch.device(device))
@@ -62,7 +67,27 @@ class ClassCentres(nn.Module):
         self._numbers = self.table.new_empty(0, dtype=self.format.numbers)
         self._state = self._numbers
         self.look_again_()
+        self.register_state_dict_pre_hook(_wait)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_wait)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_look_again)  # type: ignore[no-untyped-call]
+
+    @property
+    def table(self) -> Tensor:
+        """All stored rows, once the last step has moved them; see the class."""
+        self.aside.wait()
+        table = self._buffers.get("table")
+        if table is None:  # as `register_buffer` asks before there is one
+            raise AttributeError("table")
+        return table
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.aside.wait()  # `to` and its like
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies."""
+        self.aside.wait()
+        return self.__dict__
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -118,7 +143,8 @@ class ClassCentres(nn.Module):
 
     @property
     def _device(self) -> torch.device:
-        return self.table.device
+        device: torch.device = self._buffers["table"].device  # type: ignore[union-attr]
+        return device
 
     def look_again_(self) -> None:
         """Look for rows without start values anew; to be called after `table` has been filled."""
@@ -180,6 +206,11 @@ class ClassCentres(nn.Module):
         shape = (num_rows, parts, self.dim)
         self._numbers = _enough(self._numbers, shape)
         return self._numbers[: num_rows * parts * self.dim].view(shape)
+
+
+def _wait(centres: ClassCentres, *_: object) -> None:
+    """Before `state_dict` reads the table, and before `load_state_dict` fills it."""
+    centres.aside.wait()
 
 
 def _look_again(centres: ClassCentres, _: object) -> None:

@@ -9,17 +9,30 @@ from facescale.distributed import Group
 class LabelGather:
     """Gathers whole numbers over a group in one collective a step.
 
-    Each rank sends as many as the largest part has needed so far: its true count, its numbers,
-    padding. Should a count exceed the room, every rank sees that, and all repeat with more room.
-    So a second collective happens only when a batch grows.
+    Where the caller knows how many each rank has, nothing is read from the device. Otherwise each
+    rank sends its count, its numbers and padding, as many as the largest part has needed so far,
+    and the host reads the counts. If a count exceeds the room, every rank sees that, and all repeat
+    with more room. So a second collective happens only when a batch grows.
     """
 
     def __init__(self, group: Group) -> None:
         self.group = group
         self.room = 0
 
-    def __call__(self, numbers: Tensor) -> tuple[Tensor, list[int]]:
-        """(b,) of each rank to (B,) in rank order, and the count b of every rank."""
+    def __call__(self, numbers: Tensor, known: list[int] | None = None) -> tuple[Tensor, list[int]]:
+        """(b,) of each rank to (B,) in rank order, and the count b of every rank.
+
+        Args:
+            numbers: This rank's.
+            known: The count of every rank, the same list on all of them; None where only each rank
+                knows its own.
+
+        Raises:
+            ValueError: `known` is not a list for this group, or gives this rank another count.
+        """
+        if known is not None:
+            self._check(numbers, known)
+            return gather_rows(self.group, numbers, known), known
         if self.group.size == 1:
             return numbers, [len(numbers)]
         while True:
@@ -32,6 +45,14 @@ class LabelGather:
             if max(counts) <= self.room:
                 return _join(gathered[:, 1:], counts), counts
             self.room = max(counts)
+
+    def _check(self, numbers: Tensor, counts: list[int]) -> None:
+        size, rank = self.group.size, self.group.rank
+        if len(counts) != size or counts[rank] != len(numbers) or min(counts) < 0:
+            raise ValueError(
+                f"counts {counts} must have the number of samples of each of {size} ranks, and "
+                f"rank {rank} has {len(numbers)}"
+            )
 
 
 def gather_rows(group: Group, rows: Tensor, counts: list[int]) -> Tensor:

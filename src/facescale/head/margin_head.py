@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from facescale.distributed import Mesh, make_mesh
+from facescale.head.aside import AtOnce
 from facescale.head.centres import ROUNDING, SAMPLING, ClassCentres
 from facescale.head.checks import LabelCheck, check_products, check_values
 from facescale.head.draw import NONE, Sample, draw_rows
@@ -15,11 +16,11 @@ from facescale.head.margins import TargetMargin, arcface, observe_, penalty, sca
 from facescale.head.share import JOINT_SAMPLES, Share
 from facescale.head.softmax import MarginSoftmax
 from facescale.head.step import Products, Step
+from facescale.head.step import logits_budget as default_budget
 from facescale.head.walks import make_walk
 from facescale.kernels.cuda import head_kernels_serve
 from facescale.random import key
 
-LOGITS_BUDGET = 256 << 20  # bytes
 SMALLEST_NORM = 1e-12  # of an embedding, as torch.nn.functional.normalize
 IMPORTED_BY = os.getpid()
 
@@ -49,11 +50,14 @@ class MarginHead(nn.Module):
         weight_decay: Of the centres' SGD, on sampled rows; at least 0.
         seed: Of start values, samples and rounding; the same on all ranks.
         device: Where the centres are.
-        logits_budget: Bytes of logits kept between forward and backward; above, recomputed.
+        logits_budget: Bytes of logits kept between forward and backward; above, recomputed. None:
+            256 MiB, and a sixteenth of the memory of a CUDA device.
         products: How kernels on a CUDA device round the factors of a product: "tf32x3" (as accurate
             as float32), "tf32" or "bf16". Elsewhere products are those of float32.
         joint_samples: Copies of a shard compute with each other's samples, instead of summing
             gradients, where the other copies have so many samples or fewer. None: by device.
+        overlap: Move the centres on a second stream of a CUDA device, while the backbone's backward
+            pass is on the first. It changes no number.
 
     Raises:
         ValueError: A value out of its range, or `shards` that does not divide the world.
@@ -74,9 +78,10 @@ class MarginHead(nn.Module):
         weight_decay: float = 5e-4,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        logits_budget: int = LOGITS_BUDGET,
+        logits_budget: int | None = None,
         products: Products = "tf32x3",
         joint_samples: int | None = None,
+        overlap: bool = True,
     ) -> None:
         super().__init__()
         refuse_threads_after_fork()
@@ -88,9 +93,9 @@ class MarginHead(nn.Module):
             self.margin.to(device)
         self.margin_fraction = 1.0
         """How much of the margin is asked for, from 0.0 (none) to 1.0; for a warm-up."""
-        self.scale, self.sample_rate = scale, sample_rate
-        self.momentum, self.weight_decay = momentum, weight_decay
-        self.seed, self.logits_budget, self.products = seed, logits_budget, products
+        self.scale, self.sample_rate, self.seed = scale, sample_rate, seed
+        self.momentum, self.weight_decay, self.products = momentum, weight_decay, products
+        self.logits_budget = default_budget(device) if logits_budget is None else logits_budget
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.mesh: Mesh = make_mesh(shards, device.type)
         self.centres = ClassCentres(
@@ -102,6 +107,7 @@ class MarginHead(nn.Module):
             device=device,
             seed=seed,
         )
+        self.centres.aside = self.centres.aside if overlap else AtOnce()
         self.num_steps = 0
         """Draws so far: the key of the next one. A part of `state_dict`."""
         limit = JOINT_SAMPLES.get(device.type, JOINT_SAMPLES["cuda"])
@@ -130,19 +136,21 @@ class MarginHead(nn.Module):
         """Continue after so many steps."""
         self.num_steps = int(state)
 
-    def draw(self, labels: Tensor) -> Sample:
+    def draw(self, labels: Tensor, counts: list[int] | None = None) -> Sample:
         """Draw the rows of the next step. A collective; it may run before the embeddings are known.
 
         Args:
             labels: (b,) whole numbers in [0, num_classes); b may differ between ranks, and be 0.
+            counts: b of every rank, the same list on all of them. Without it the host has to read
+                the others' from the device where there are several ranks.
 
         Returns:
             What `forward` takes in place of the labels, once.
 
         Raises:
-            ValueError: Wrong shape, or a label outside the classes; the latter on every rank alike.
-                With kernels on a CUDA device such a label is reported by the next call, or by
-                `settle`; its own step has a loss of NaN and changes nothing.
+            ValueError: Wrong shape or `counts`, or a label outside the classes; the last on every
+                rank alike. With kernels on a CUDA device such a label is reported by the next call,
+                or by `settle`; its own step has a loss of NaN and changes nothing.
         """
         if labels.ndim != 1 or labels.is_floating_point():
             raise ValueError(
@@ -150,7 +158,7 @@ class MarginHead(nn.Module):
                 "shape (batch,)"
             )
         with torch.no_grad():
-            everyones, counts = self._gather_labels(labels.long())
+            everyones, counts = self._gather_labels(labels.long(), counts)
             bad = self._check_labels(everyones, self.num_steps)
             num_rows = len(self.centres)
             place = everyones - self.centres.classes.start
@@ -172,6 +180,7 @@ class MarginHead(nn.Module):
 
         To be called after the last step. Raises ValueError as `draw` does.
         """
+        self.centres.aside.wait()
         self._check_labels.settle()
 
     def forward(self, embeddings: Tensor, labels: Tensor | Sample, lr: float) -> Tensor:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from facescale.distributed import Group
@@ -13,6 +14,22 @@ from facescale.random import Key
 Products = Literal["tf32x3", "tf32", "bf16"]
 """How the kernels of a CUDA device round the factors of a product; "tf32x3" is as accurate as
 float32."""
+
+LOGITS_BUDGET = 256 << 20
+
+
+def logits_budget(device: torch.device, memory: int | None = None) -> int:
+    """Bytes of logits that a head keeps by default.
+
+    Args:
+        device: Where the head is.
+        memory: Bytes of a CUDA device; None asks the device.
+    """
+    if device.type != "cuda":
+        return LOGITS_BUDGET
+    if memory is None:
+        memory = torch.cuda.get_device_properties(device).total_memory
+    return max(LOGITS_BUDGET, memory // 16)
 
 
 @dataclass(frozen=True)

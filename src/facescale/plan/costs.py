@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from facescale.backbones.backbone import IMAGE_SHAPE
+from facescale.backbones.backbone import IMAGE_SHAPE, Backbone
 from facescale.config import BackboneConfig, Config, OptimConfig, TrainConfig
 from facescale.distributed import Group
 from facescale.head import MarginHead
-from facescale.head.margin_head import LOGITS_BUDGET
+from facescale.head.step import LOGITS_BUDGET
 from facescale.head.walks.blocks import block_rows
 from facescale.plan.ledger import Ledger
 from facescale.training.micro_batch import MicroBatches
@@ -50,6 +50,7 @@ def backbone_cost(config: Config, batch: int, device_type: str = "cpu") -> Backb
         train.micro_batch,
         train.channels_last,
         train.sync_batchnorm,
+        train.recompute,
         batch,
         device_type,
     )
@@ -75,6 +76,7 @@ def _walk(
     micro_batch: int | None,
     channels_last: bool,
     sync_batchnorm: bool,
+    recompute: bool | None,
     batch: int,
     device_type: str,
 ) -> BackboneCost:
@@ -84,17 +86,15 @@ def _walk(
     all ranks is one over the only rank, which keeps as much. Weights are float32.
     """
     train = TrainConfig(
-        precision=_OF_SIZE[itemsize], micro_batch=micro_batch, channels_last=channels_last
+        precision=_OF_SIZE[itemsize],
+        micro_batch=micro_batch,
+        channels_last=channels_last,
+        recompute=recompute,
     )
     optim = OptimConfig(**optimiser._asdict())
     config = Config(backbone=backbone, optim=optim, train=train)
-    layout = memory_layout(train)
-    fake = FakeTensorMode()
-    with fake:
-        network = make_backbone(config, torch.device(device_type))
-        for weight in network.parameters():  # fake ones refuse Module.to
-            if weight.ndim == 4:
-                weight.data = weight.data.contiguous(memory_format=layout)
+    layout, fake = memory_layout(train), FakeTensorMode()
+    network = _fake_network(fake, config, device_type)
     if sync_batchnorm:
         synchronise_norms_(network, Group())
     model = MicroBatches(network, train.micro_batch).train()
@@ -118,6 +118,16 @@ def _walk(
         activations=activations,
         peak=peak,
     )
+
+
+def _fake_network(fake: FakeTensorMode, config: Config, device_type: str) -> Backbone:
+    layout = memory_layout(config.train)
+    with fake:
+        network = make_backbone(config, torch.device(device_type))
+        for weight in network.parameters():  # fake ones refuse Module.to
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=layout)
+    return network
 
 
 def _num_bytes(*values: object) -> int:

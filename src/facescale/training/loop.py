@@ -23,7 +23,7 @@ from facescale.training.agreement import check_same, of_run
 from facescale.training.batches import UNREADABLE, Batches
 from facescale.training.keeping import Keeper, all_are_told, check_best, due
 from facescale.training.lock import RunFolder, locked
-from facescale.training.metrics import Tally, Window, peak_memory, read_metrics
+from facescale.training.metrics import Tally, Window, memory_row, read_metrics
 from facescale.training.optim import unreached
 from facescale.training.precision import precision_note, settled
 from facescale.training.resume import resume_
@@ -159,7 +159,7 @@ def report(
         "lr": state.optimizer.param_groups[0]["lr"],
         "images_per_s": window.close(),
         "wait_s": loader.wait_s,
-        "peak_gib": peak_memory(state.device) / 2**30,
+        **memory_row(state.device),
     }
     if state.scaler.is_enabled():
         row["grad_scale"] = state.scaler.get_scale()

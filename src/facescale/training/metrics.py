@@ -85,6 +85,17 @@ class Tally:
         return sum(t.calls.total() for t in traffic), sum(t.sent.total() for t in traffic)
 
 
+def memory_row(device: torch.device) -> dict[str, float]:
+    """Peak memory for the records, GiB: of tensors, and on CUDA with what torch keeps beside them.
+
+    What is reserved and what CUDA itself takes (some 0.5 GB) are gone for other processes.
+    """
+    row = {"peak_gib": peak_memory(device) / 2**30}
+    if device.type == "cuda":
+        row["reserved_gib"] = torch.cuda.max_memory_reserved(device) / 2**30
+    return row
+
+
 def peak_memory(device: torch.device) -> int:
     """Most bytes that this rank has held so far: on the device, or on the CPU in all."""
     if device.type == "cuda":  # CUDA only

@@ -1,13 +1,12 @@
 """A large batch in little memory: the backbone sees it in portions, the head sees it whole."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from facescale.training.recompute import again
 
 
 class MicroBatches(nn.Module):
@@ -29,31 +28,9 @@ class MicroBatches(nn.Module):
         if self.size is None or len(images) <= self.size:
             embeddings: Tensor = self.backbone(images)
             return embeddings
-        contexts = partial(_contexts, self.backbone)
+        contexts = partial(again, self.backbone)
         portions = [
             checkpoint(self.backbone, portion, use_reentrant=False, context_fn=contexts)
             for portion in torch.split(images, self.size)
         ]
         return torch.cat(portions)
-
-
-def _contexts(
-    backbone: nn.Module,
-) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For the first walk nothing; for the second one running statistics that stand still."""
-    return nullcontext(), _frozen_statistics(backbone)
-
-
-@contextmanager
-def _frozen_statistics(backbone: nn.Module) -> Iterator[None]:
-    norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0  # they are computed alike, and change nothing
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked -= 1

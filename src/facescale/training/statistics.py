@@ -18,7 +18,8 @@ def running_statistics(module: nn.Module) -> list[Tensor]:
 
 def read_statistics(module: nn.Module) -> Tensor:
     """A copy of all running statistics, concatenated, (n,)."""
-    return torch.cat([s.flatten() for s in running_statistics(module)] or [torch.empty(0)])
+    none = next(module.parameters(), torch.empty(0)).detach().new_empty(0)
+    return torch.cat([s.flatten() for s in running_statistics(module)] or [none])
 
 
 def write_statistics_(module: nn.Module, values: Tensor) -> None:

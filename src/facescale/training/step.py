@@ -31,7 +31,7 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
     )
     labels = batch.labels.to(state.device, non_blocking=True)
     # Before the backbone: which class centres join depends on the labels alone.
-    sample = state.head.draw(labels)
+    sample = state.head.draw(labels, state.counts)
     state.head.margin_fraction = min(1.0, (step + 1) / (config.head.margin.warmup or 1))
     statistics = read_statistics(state.backbone)
     state.model.train()

@@ -3,7 +3,8 @@
 It reads nothing from the device. In Triton's interpreter it serves CPU tensors, for tests.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ SHARED_ROWS = 1 << 16  # whose gradients copies of a shard sum up at a time
 class CudaWalk:
     """`BlockWalk` by kernels that read each drawn row three times and write it once.
 
-    Empty slots of the sample stay where they are, so all shapes are known to the host.
+    Empty slots of the sample stay where they are, so all shapes are known to the host. Rows whose
+    logits were kept move beside the queue (`aside`), under the backbone's backward pass.
     """
 
     defers = True
@@ -65,6 +67,7 @@ class CudaWalk:
         """As `Walk.backward`."""
         step, kernels = self.step, self._kernels
         gradient = torch.zeros_like(step.batch)
+        later: tuple[Callable[[], None], tuple[Tensor, ...]] | None = None
         for start, stop in self._portions():
             drawn, logits = self._drawn.part(start, stop), self._logits(start, stop)
             radial = kernels.probability_(
@@ -72,13 +75,25 @@ class CudaWalk:
                 step.scale, start,
             )  # fmt: skip
             gradient += kernels.to_batch(drawn, logits, step.products)
-            if step.lr and step.replicate.size == 1:
-                kernels.update_(
-                    drawn, logits, self._batch, radial, step.bad, self._rates, step.products
-                )
+            learn: Callable[[], None] = partial(self._learn_, start, stop, logits, radial)
+            if stop == self._num_kept:
+                later = learn, (logits, radial)
             elif step.lr:
-                self._learn_together_(start, stop, logits, radial)
+                learn()  # its memory is for the next portion
+        if step.lr and later is not None:
+            learn, used = later
+            rows = () if step.sample.rows is None else (step.sample.rows,)
+            step.centres.aside.run(learn, (*used, *rows, self._batch, step.bad))
         return gradient
+
+    def _learn_(self, start: int, stop: int, product: Tensor, radial: Tensor) -> None:
+        """Move the rows of these places."""
+        step, kernels = self.step, self._kernels
+        if step.replicate.size > 1:
+            self._learn_together_(start, stop, product, radial)
+            return
+        drawn = self._drawn.part(start, stop)
+        kernels.update_(drawn, product, self._batch, radial, step.bad, self._rates, step.products)
 
     def _portions(self) -> Iterator[tuple[int, int]]:
         """Places whose logits were kept, and then others, some at a time."""
