@@ -99,27 +99,32 @@ class Permutation:
     17, 1988; Black and Rogaway, CT-RSA 2002.
 
     Attributes:
-        size: At least 1.
+        size: At least 1; a tensor that broadcasts with the places has a permutation for each.
         key: Of whole numbers, or of tensors that broadcast with the places.
     """
 
-    size: int
+    size: Whole
     key: Key
 
     ROUNDS = 4  # of both sides; two are enough for large ranges
     WALKS = 12  # at most: to stay outside longer has a probability below 1e-15
 
     @property
-    def sides(self) -> tuple[int, int]:
+    def sides(self) -> tuple[Whole, Whole]:
         """Rows and columns of the grid."""
-        rows = math.isqrt(self.size - 1) + 1
+        if isinstance(self.size, Tensor):
+            rows: Whole = (self.size - 1).double().sqrt().long() + 1
+        else:
+            rows = math.isqrt(self.size - 1) + 1
         return rows, -(-self.size // rows)
 
     @property
     def walks(self) -> int:
         """How often to permute so that every place has come back inside."""
+        if isinstance(self.size, Tensor):
+            return self.WALKS
         rows, columns = self.sides
-        return min(rows * columns - self.size + 1, self.WALKS)
+        return int(min(rows * columns - self.size + 1, self.WALKS))
 
     def __call__(self, place: Tensor) -> Tensor:
         """Where the permutation sends each place; int64."""

@@ -34,6 +34,8 @@ class Run:
     """State of the gradient scaler; empty without one."""
     people: str | None
     """Fingerprint of the data set's classes and their order; None where it was not known."""
+    order: str | None = None
+    """What decides the order of the samples beside the seed; None where it was not known."""
     backbone: dict[str, Any]
     """The backbone's spec."""
     optimizer: str
@@ -180,7 +182,7 @@ def _is_flat(value: object, of: Callable[[object], bool]) -> bool:
 _CHECKS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("step", "position", "skipped", "seed"), _is_count),
     "scaler": lambda value: _is_flat(value, _is_number),
-    "people": lambda value: value is None or _is_text(value),
+    **dict.fromkeys(("people", "order"), lambda value: value is None or _is_text(value)),
     "backbone": lambda value: _is_flat(value, lambda v: v is None or _is_text(v) or _is_number(v)),
     **dict.fromkeys(("optimizer", "dtype"), _is_text),
     "ranks": lambda value: _is_count(value) and 1 <= value <= 1_000_000,  # type: ignore[operator]

@@ -48,6 +48,10 @@ class DataConfig(Section, prefix="data."):
     """Batches that are decoded in advance."""
     on_error: Literal["stop", "skip"] = "stop"
     """At an unreadable image: save and stop, or take the next one, up to 1 % (at least 100)."""
+    skip: str | None = None
+    """File of records that are left out, as `facescale data check --skip-list` writes it."""
+    order: Literal["shuffled", "balanced"] = "shuffled"
+    """Every image once an epoch, or every identity equally often, whatever its images."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facescale.data.found import Found, digest
 from facescale.data.images import Sample
@@ -97,6 +98,10 @@ class ImageFolder:
     def read(self, index: int) -> Sample:
         """The file of image `index`, and its label; OSError if it cannot be read."""
         return Sample(self._file(index).read_bytes(), int(self._labels[index]))
+
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every image; (n,)."""
+        return self._labels
 
     def describe(self, index: int) -> str:
         """The path of image `index`."""

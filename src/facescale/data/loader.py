@@ -15,7 +15,7 @@ from torch import Tensor
 
 from facescale.data.dataset import Dataset
 from facescale.data.images import IMAGE_SIZE, Pixels, decode_into_
-from facescale.data.order import EpochOrder
+from facescale.data.order import EpochOrder, Order
 from facescale.data.unreadable import UnreadableRecord
 
 ORDER_AHEAD = 2048
@@ -72,6 +72,7 @@ class Loader:
         prefetch: int = 2,
         pin_memory: bool = False,
         on_error: Literal["stop", "skip"] = "stop",
+        order: Order | None = None,
     ) -> None:
         """Start to decode the first batches.
 
@@ -88,6 +89,7 @@ class Loader:
             pin_memory: Allocate batches in page-locked memory, for asynchronous copies to CUDA.
             on_error: At a record that cannot be read, raise `UnreadableRecord`, or take the next
                 readable one of the data set; raise beyond 100 such records and 1 % of the set.
+            order: Of the samples; `EpochOrder(len(dataset), seed)` when not given.
         """
         if on_error not in ("stop", "skip"):
             raise ValueError(f"on_error must be stop or skip, got {on_error!r}")
@@ -99,7 +101,7 @@ class Loader:
         self.skipped: set[int] = set()
         self._most_skipped = max(100, len(dataset) // 100) if on_error == "skip" else 0
         self._dataset = dataset
-        self._order = EpochOrder(len(dataset), seed)
+        self._order = order or EpochOrder(len(dataset), seed)
         self._batch_size = batch_size
         share = -(-batch_size // world_size)
         self._offset = min(rank * share, batch_size)

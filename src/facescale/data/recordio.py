@@ -101,6 +101,12 @@ class RecordIO:
         """`train.rec record 17`, with the folder; the number is the key in the `.idx`."""
         return f"{self.path} record {self._keys[index]}"
 
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every image, (n,), from the heads of the records; -1 where it is damaged."""
+        every = np.fromiter(((self._look(i) or [-1])[0] for i in range(len(self))), np.float64)
+        labels = np.where(np.abs(every) < 2**53, every, -1).astype(np.int64)
+        return np.where(labels == every, labels.clip(-1), -1)
+
     def found(self) -> Found:
         """The people by the number of images that the identity records give each one.
 
@@ -108,11 +114,12 @@ class RecordIO:
         """
         counts = self._images_per_class()
         if counts is None:
-            people = digest([b"%d" % self.num_classes, np.ascontiguousarray(self._offsets)])
-            return Found(len(self), self.num_classes, self._num_empty, people)
-        num_empty = max(0, self.num_classes - int(np.count_nonzero(counts)))
-        people = digest([b"%d" % self.num_classes, counts])
-        return Found(len(self), self.num_classes, num_empty, people)
+            counts, num_empty = np.ascontiguousarray(self._offsets), self._num_empty
+        else:
+            num_empty = max(0, self.num_classes - int(np.count_nonzero(counts)))
+        return Found(
+            len(self), self.num_classes, num_empty, digest([b"%d" % self.num_classes, counts])
+        )
 
     def _images_per_class(self) -> NDArray[np.int64] | None:
         """By the identity records; None without any, or where float32 cannot state their ranges."""
@@ -268,9 +275,7 @@ class RecordIO:
     def _count(self, index: Index) -> int:
         """The classes, by the labels of all images; kept with the index."""
         _log.info("%s has no property file: reading the labels", self.path)
-        seen = (self._look(record) for record in range(len(self)))
-        every = np.fromiter((np.nan if one is None else one[0] for one in seen), np.float64)
-        labels = np.unique(every[(every >= 0) & np.isfinite(every) & (every == np.floor(every))])
+        labels = np.unique(np.append(self.labels(), -1))[1:]
         if not len(labels):
             raise ValueError(f"{self.path}: no record has a label; copy the set again")
         num_classes = 1 + int(labels[-1])

@@ -13,7 +13,7 @@ import torch
 from facescale.config import Config
 from facescale.distributed import Group
 
-OWN = {"data.path", "data.threads", "data.prefetch", "evaluation.sets"}
+OWN = {"data.path", "data.skip", "data.threads", "data.prefetch", "evaluation.sets"}
 """Options that may differ between ranks: hosts may keep equal data in different places."""
 
 SHOWN = 3  # differences in an error

@@ -9,6 +9,7 @@ from facescale.checkpoint.folder import Part
 from facescale.checkpoint.record import Run
 from facescale.distributed import agree
 from facescale.models.tensorfile import kind_of
+from facescale.training.dataset import order_of
 from facescale.training.optim import make_schedule
 from facescale.training.state import TrainState
 from facescale.training.statistics import (
@@ -38,6 +39,7 @@ def save(state: TrainState, output: Path, best: int | None = None) -> None:
         seed=state.config.seed,
         scaler=state.scaler.state_dict(),
         people=state.found.people,
+        order=order_of(state.config.data, state.dataset),
         backbone=dict(state.backbone.spec),
         optimizer=type(state.optimizer).__name__,
     )
@@ -144,6 +146,14 @@ def _check_same_run(state: TrainState, saved: record.Record, path: Path) -> None
             f"{path}: the data has other people, or the same in another order, than the run began "
             "with: each would take over the class centre of another. Resume with the old data, or "
             "begin a new run from it with start.checkpoint and start.names (or start.classes)"
+        )
+    order = order_of(state.config.data, state.dataset)
+    if saved.run.order not in (None, order):
+        raise ValueError(
+            f"{path}: the order of its samples is {saved.run.order!r}, but this run's is "
+            f"{order!r}; resume with the data.order and data.skip that the run began with (and "
+            "data.on_error: skip passes over records that are not in its list), or begin a new run "
+            "from it with start.checkpoint"
         )
     ours: dict[str, Any] = {
         "backbone": state.backbone.spec,

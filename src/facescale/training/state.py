@@ -19,7 +19,7 @@ from facescale.head import MarginHead, TargetMargin, make_margin
 from facescale.head.margins import margin_values
 from facescale.models.weights import family_of, load_weights_
 from facescale.random import derive_seed, generator
-from facescale.training.dataset import open_training_set
+from facescale.training.dataset import make_order, open_training_set
 from facescale.training.late import Pending
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
@@ -94,11 +94,11 @@ class TrainState:
 
     def loader(self) -> Loader:
         """The batches from here on."""
-        data = self.config.data
+        data, seed = self.config.data, derive_seed(self.config.seed, ORDER)
         return Loader(
             self.dataset,
             self.global_batch,
-            seed=derive_seed(self.config.seed, ORDER),
+            seed=seed,
             rank=self.world.rank,
             world_size=self.world.size,
             position=self.position,
@@ -106,6 +106,7 @@ class TrainState:
             prefetch=data.prefetch,
             pin_memory=self.device.type == "cuda",
             on_error=data.on_error,
+            order=make_order(data, self.dataset, seed),
         )
 
 
