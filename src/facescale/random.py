@@ -150,7 +150,8 @@ class Permutation:
         for step in range(0, 2 * self.ROUNDS, 2):
             row = _wrap(row + self._shift(step, column, rows), rows)
             column = _wrap(column + self._shift(step + 1, row, columns), columns)
-        return row * columns + column
+        index: Tensor = row * columns + column
+        return index
 
     def _backward(self, index: Tensor) -> Tensor:
         rows, columns = self.sides
@@ -159,7 +160,8 @@ class Permutation:
         for step in range(2 * self.ROUNDS - 2, -2, -2):
             column = _wrap(column + columns - self._shift(step + 1, row, columns), columns)
             row = _wrap(row + rows - self._shift(step, column, rows), rows)
-        return row * columns + column
+        place: Tensor = row * columns + column
+        return place
 
     def _shift(self, step: int, other: Tensor, side: int) -> Tensor:
         """How far a round moves along a side of the grid; in [0, side)."""

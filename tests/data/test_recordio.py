@@ -159,7 +159,7 @@ def test_a_damaged_record_is_named(small: Path) -> None:
     faces = RecordIO(small)
     offset = int(read_index(small / "train.idx")[1][3])
     damage(faces.path, offset, b"oops")
-    message = f"train.rec record 3: no record begins at byte {offset}; copy it again or"
+    message = f"train.rec record 3: no record begins at byte {offset}, where "
     with pytest.raises(ValueError, match=message):
         faces.read(2)
     damage(faces.path, offset, MAGIC + struct.pack("<I", 2 << 29 | 31))  # a middle without a first

@@ -97,16 +97,14 @@ class Loader:
         _check_least(0, position=position, prefetch=prefetch)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
-        self.position, self.wait_s = position, 0.0
+        self.position, self.wait_s, self._pin_memory = position, 0.0, pin_memory
         self.skipped: set[int] = set()
         self._most_skipped = max(100, len(dataset) // 100) if on_error == "skip" else 0
-        self._dataset = dataset
+        self._dataset, self._batch_size = dataset, batch_size
         self._order = order or EpochOrder(len(dataset), seed)
-        self._batch_size = batch_size
         share = -(-batch_size // world_size)
         self._offset = min(rank * share, batch_size)
-        self._share = min(share, batch_size - self._offset)
-        self._num_threads, self._pin_memory = num_threads, pin_memory
+        self._share, self._num_threads = min(share, batch_size - self._offset), num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
         self._slices: deque[NDArray[np.int64]] = deque()
         self._ahead: deque[tuple[Batch, list[Future[None]]]] = deque()

@@ -90,4 +90,5 @@ class BalancedOrder:
         lap, turn = round_ // counts, round_ % counts
         of_lap = Permutation(counts, key(self.seed, _IMAGES).child(chosen).child(lap))
         places = self._first[chosen.numpy()] + of_lap(turn).numpy()
-        return self._by_label[places].astype(np.int64)
+        indices: NDArray[np.int64] = self._by_label[places].astype(np.int64)
+        return indices

@@ -23,10 +23,12 @@ _PART = struct.Struct("<II")  # magic, kind << 29 | length; then the data, and z
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _MAX_LENGTH = 2**29 - 1
 _CHUNK = 2**24
-_MAGIC_BYTES = _MAGIC.to_bytes(4, "little")
 _WINDOW = 2**13  # bytes read at once, which hold most records of aligned faces
 _MAX_PARTS = 2**16
 _MAX_LINE = 100
+
+MAGIC_BYTES = _MAGIC.to_bytes(4, "little")
+"""What every part of a record begins with."""
 
 MAX_PAYLOAD = 2**26
 """Bytes of one record, which is an image; a damaged header may state any length."""
@@ -37,6 +39,23 @@ Keys = Sequence[int] | NDArray[np.int64]
 
 class TruncatedError(ValueError):
     """The file ends before a record does."""
+
+
+class FramingError(ValueError):
+    """No record begins where one should.
+
+    Attributes:
+        zeros: Whether there are zeros in place of its header, as where a disk lost a block.
+    """
+
+    def __init__(self, offset: int, magic: int) -> None:
+        self.zeros = magic == 0
+        found = f"0x{magic:08x} is in place of 0x{_MAGIC:08x}"
+        if magic == _MAGIC:
+            found = "a part of another one is"
+        elif self.zeros:
+            found = "zeros are"
+        super().__init__(f"no record begins at byte {offset}, where {found}")
 
 
 class RecordFile:
@@ -80,7 +99,7 @@ class RecordFile:
                 pieces.append(self.slice(start, stop))
             if size >= limit:
                 break
-        return (_MAGIC_BYTES.join(pieces) if len(pieces) > 1 else pieces[0])[:limit]
+        return (MAGIC_BYTES.join(pieces) if len(pieces) > 1 else pieces[0])[:limit]
 
     def slice(self, start: int, stop: int) -> bytes:
         """Bytes of the file; TruncatedError if it has become shorter since it was opened."""
@@ -92,14 +111,26 @@ class RecordFile:
             )
         return data
 
+    def begins(self, offset: int) -> bool:
+        """Whether the header of a record's first part is at byte `offset`."""
+        header = os.pread(self._descriptor, _PART.size, offset)
+        if len(header) < _PART.size:
+            return False
+        magic, word = _PART.unpack(header)
+        return magic == _MAGIC and word >> 29 in (_WHOLE, _FIRST)
+
+    def end(self, offset: int) -> int:
+        """Where the next record begins after the one at byte `offset`; errors as in `read`."""
+        *_, (_, stop) = self._parts(offset, b"")
+        return _aligned(stop)
+
     def scan(self) -> NDArray[np.int64]:
         """Where every record begins, found by going from one to the next; (n,)."""
         offsets = array("q")
         offset = 0
         while offset < self.size:
             offsets.append(offset)
-            for _, stop in self._parts(offset, b""):
-                offset = _aligned(stop)
+            offset = self.end(offset)
         return np.frombuffer(offsets, np.int64)
 
     def _parts(self, offset: int, window: bytes) -> Iterator[tuple[int, int]]:
@@ -115,7 +146,7 @@ class RecordFile:
             kind, start = word >> 29, offset + _PART.size
             stop = start + (word & _MAX_LENGTH)
             if magic != _MAGIC or kind not in expected:
-                raise ValueError(f"no record begins at byte {offset}")
+                raise FramingError(offset, magic)
             if stop > self.size:
                 raise TruncatedError(f"the file ends inside the record at byte {offset}")
             yield start, stop

@@ -117,9 +117,8 @@ class RecordIO:
             counts, num_empty = np.ascontiguousarray(self._offsets), self._num_empty
         else:
             num_empty = max(0, self.num_classes - int(np.count_nonzero(counts)))
-        return Found(
-            len(self), self.num_classes, num_empty, digest([b"%d" % self.num_classes, counts])
-        )
+        people = digest([b"%d" % self.num_classes, counts])
+        return Found(len(self), self.num_classes, num_empty, people)
 
     def _images_per_class(self) -> NDArray[np.int64] | None:
         """By the identity records; None without any, or where float32 cannot state their ranges."""
@@ -137,7 +136,7 @@ class RecordIO:
 
     def _read_record(self, index: int) -> tuple[float, bytes]:
         try:
-            return _split(self._file.read(int(self._offsets[index])))
+            return split_record(self._file.read(int(self._offsets[index])))
         except OSError as error:
             reason = error.strerror or str(error)
             raise UnreadableRecord(self.describe(index), reason, index) from error
@@ -147,10 +146,10 @@ class RecordIO:
     def _look(self, index: int) -> tuple[float, bool] | None:
         """The label of a record and whether it has an image; None if it is damaged."""
         try:
-            label, image = _split(self._file.read(int(self._offsets[index]), _HEAD))
+            label, image = split_record(self._file.read(int(self._offsets[index]), _HEAD))
+            return label, bool(image)
         except (ValueError, OSError):
             return None
-        return label, bool(image)
 
     def _open_index(self) -> Index:
         """Where all records begin: as it was kept, else from the text, else by a scan."""
@@ -275,8 +274,7 @@ class RecordIO:
     def _count(self, index: Index) -> int:
         """The classes, by the labels of all images; kept with the index."""
         _log.info("%s has no property file: reading the labels", self.path)
-        labels = np.unique(np.append(self.labels(), -1))[1:]
-        if not len(labels):
+        if not len(labels := np.unique(np.append(self.labels(), -1))[1:]):
             raise ValueError(f"{self.path}: no record has a label; copy the set again")
         num_classes = 1 + int(labels[-1])
         if num_classes > max(1000, _MAX_SPARSE * len(labels)):
@@ -290,7 +288,7 @@ class RecordIO:
         return num_classes
 
 
-def _split(payload: bytes) -> tuple[float, bytes]:
+def split_record(payload: bytes) -> tuple[float, bytes]:
     """The first label of a record, and its image."""
     if len(payload) < HEADER.size:
         raise ValueError(f"a record of {len(payload)} bytes is too short for its header")
