@@ -64,6 +64,7 @@ RULES = [
     Rule("facescale export runs/emore_r100"),
     Rule("facescale unpack RUN --old", not_run="for checkpoints of old versions; see test_old.py"),
     Rule("facescale plan", ()),
+    Rule("facescale data check /data/faces_emore"),
     Rule("facescale bench kernels", ("head/2000", "--rounds", "1", "--against", "dense")),
     Rule("facescale bench report --cases none", ("--output", "new")),
     Rule("facescale bench report --devices 1,4,8", SMALL_REPORT),
