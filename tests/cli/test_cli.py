@@ -18,7 +18,7 @@ from facescale import backbones, save_backbone
 from facescale.cli import main
 from facescale.config import PRESETS, AugmentConfig, Config
 from facescale.data.images import Sample
-from facescale.data.transforms import Augment
+from facescale.data.transforms import Augment, augmentation
 from facescale.datasets.recordio import write_recordio
 
 TINY = [
@@ -167,9 +167,9 @@ def assert_differs(values: dict[str, object], defaults: dict[str, object], where
 
 
 def test_the_config_knows_every_augmentation() -> None:
-    assert {f.name: f.default for f in fields(AugmentConfig)} == {
-        f.name: f.default for f in fields(Augment)
-    }
+    names = {field.name for field in fields(Augment)}
+    assert {field.name for field in fields(AugmentConfig)} == {"recipe", *names}
+    assert augmentation(**asdict(AugmentConfig())) == Augment()
 
 
 def test_torchrun_starts_the_same_command_on_two_ranks(tmp_path: Path) -> None:

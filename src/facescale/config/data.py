@@ -3,33 +3,49 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from facescale.config.intervals import BelowOne, Chance, Count, Interval, NotNegative, Section
+from facescale.config.intervals import BelowOne, Chance, Count, Interval, Section
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Section, prefix="data.augment."):
-    """Augmentation of training images, on the device; most projects use the flip alone."""
+    """Augmentation of training images, on the device. What is not given is that of the recipe."""
 
-    flip: Chance = 0.5
+    recipe: Literal["flip", "arcface_torch", "adaface"] = "flip"
+    """The flip alone (0.5), or the list of arcface_torch or AdaFace."""
+    flip: Chance | None = None
     """Chance of a mirror image."""
-    shift: Annotated[int, Interval(0, 112)] = 0
+    shift: Annotated[int, Interval(0, 112)] | None = None
     """Largest shift along each axis, pixels."""
-    scale: BelowOne = 0.0
+    scale: BelowOne | None = None
     """0.1 enlarges or shrinks by up to a tenth."""
-    rotate: Annotated[float, Interval(0, 180)] = 0.0
+    rotate: Annotated[float, Interval(0, 180)] | None = None
     """Largest rotation, degrees."""
-    brightness: NotNegative = 0.0
+    brightness: Chance | None = None
     """0.2 multiplies pixels by 0.8 to 1.2."""
-    contrast: NotNegative = 0.0
+    contrast: Chance | None = None
     """0.2 multiplies the distance from the mean by 0.8 to 1.2."""
-    saturation: NotNegative = 0.0
+    saturation: Chance | None = None
     """0.2 multiplies the distance from grey by 0.8 to 1.2."""
-    grey: Chance = 0.0
+    grey: Chance | None = None
     """Chance of a grey image."""
-    blur: Annotated[float, Interval(0, 112)] = 0.0
+    blur: Annotated[float, Interval(0, 112)] | None = None
     """Largest standard deviation of a Gaussian, pixels."""
-    erase: Annotated[int, Interval(0, 112)] = 0
+    erase: Annotated[int, Interval(0, 112)] | None = None
     """Largest side of a square that becomes mid-grey, pixels."""
+    crop: Chance | None = None
+    """Chance that all becomes black but a rectangle of 20 % to 100 % of the image."""
+    low_resolution: Chance | None = None
+    """Chance to shrink to 20 % to 100 % and enlarge, each by a random interpolation."""
+    downscale: Chance | None = None
+    """Chance to shrink to 50 % to 80 % and enlarge, linearly."""
+    soften: Chance | None = None
+    """Chance of a Gaussian window of 3 or 5 pixels."""
+    hsv: Chance | None = None
+    """Chance of a hue turned by up to 20 degrees, and a saturation raised by up to a fifth."""
+    photometric: Chance | None = None
+    """Chance that brightness, contrast and saturation are multiplied by 0.5 to 1.5."""
+    jpeg: Chance | None = None
+    """Chance of JPEG compression of quality 10 to 90."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,21 @@
 import math
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from facescale.data.degradations import DEGRADATIONS, convolve, luma
 from facescale.kernels.cpu import pixels as native_pixels
-from facescale.random import key
+from facescale.random import Key, key
+
+RECIPES: dict[str, dict[str, float]] = {
+    "flip": {"flip": 0.5},
+    "arcface_torch": {"flip": 0.5, "downscale": 0.1, "soften": 0.2, "hsv": 0.2, "grey": 0.1},
+    "adaface": {"flip": 0.5, "crop": 0.2, "low_resolution": 0.2, "photometric": 0.2},
+}
+"""Augmentation by name: the field's standard, arcface_torch's `dali_aug`, and AdaFace's."""
 
 # One random number of every sample belongs to each name, whether it is used or not: so turning
 # one thing on changes nothing else.
@@ -22,8 +31,8 @@ _DRAWS = (
 class Augment:
     """How images change at random. The field's standard, and the default, is to flip half of them.
 
-    `flip` and `grey` are probabilities. All others are the largest change: each sample draws its
-    own amount, uniformly; 0 turns it off.
+    `flip`, `grey` and the seven of `data.degradations` (`crop` to `jpeg`) are probabilities. All
+    others are the largest change: each sample draws its own amount, uniformly; 0 turns it off.
 
     Attributes:
         flip: Probability of a left-right mirror image.
@@ -36,6 +45,13 @@ class Augment:
         grey: Probability that all colour goes.
         blur: Standard deviation of a Gaussian, in pixels.
         erase: Side, in pixels, of a square that becomes mid-grey.
+        crop: Of an image that is black but for a rectangle of 20 % to 100 % of it.
+        low_resolution: Of one that was 20 % to 100 % as large, by a random interpolation.
+        downscale: Of one that was 50 % to 80 % as large.
+        soften: Of a Gaussian window of 3 or 5 pixels.
+        hsv: Of a hue turned by up to 20 degrees and a saturation raised by up to a fifth.
+        photometric: Of brightness, contrast and saturation multiplied by 0.5 to 1.5.
+        jpeg: Of a JPEG of quality 10 to 90.
     """
 
     flip: float = 0.5
@@ -48,6 +64,13 @@ class Augment:
     grey: float = 0.0
     blur: float = 0.0
     erase: int = 0
+    crop: float = 0.0
+    low_resolution: float = 0.0
+    downscale: float = 0.0
+    soften: float = 0.0
+    hsv: float = 0.0
+    photometric: float = 0.0
+    jpeg: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
@@ -66,7 +89,8 @@ class Augment:
                 function of (seed, its position), so it matters not how ranks share a batch.
         """
         positions = torch.arange(position, position + len(images))[:, None]
-        numbers = key(seed).child(positions).uniform(torch.arange(len(_DRAWS)))
+        keys = key(seed).child(positions)
+        numbers = keys.uniform(torch.arange(len(_DRAWS)))
         # Chosen on the host, which thus never waits for the device.
         images = _mirror(images, numbers[:, _DRAWS.index("flip")] < self.flip)
         if self == Augment(flip=self.flip):
@@ -74,7 +98,21 @@ class Augment:
         draws = dict(
             zip(_DRAWS, numbers.to(images.device, non_blocking=True).unbind(1), strict=True)
         )
-        return self._change(images.float(), draws)
+        return self._change(self._degrade(images.float(), keys), draws)
+
+    def _degrade(self, images: Tensor, keys: Key) -> Tensor:
+        """Change the images that each degradation is drawn for, (b,) keys on the host."""
+        for stream, (name, degradation) in enumerate(DEGRADATIONS.items()):
+            if not (chance := getattr(self, name)):
+                continue
+            numbers = keys.child(stream).uniform(torch.arange(degradation.draws + 1))
+            chosen = torch.from_numpy(np.flatnonzero(numbers[:, 0].numpy() < chance))
+            if len(chosen):
+                images = images.contiguous()
+                places = chosen.to(images.device, non_blocking=True)
+                worse = degradation.apply(images.index_select(0, places), numbers[chosen, 1:])
+                images = images.index_copy(0, places, worse)
+        return images
 
     def _change(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         if len(images) == 0:  # a rank without a share, on which convolutions fail
@@ -116,11 +154,10 @@ class Augment:
         saturation = _per_image(saturation.where(draws["grey"] >= self.grey, 0))
         contrast = _per_image(1 + self.contrast * _signed(draws["contrast"]))
         brightness = _per_image(1 + self.brightness * _signed(draws["brightness"]))
-        red, green, blue = images.split(1, dim=1)
-        luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as in JPEG
+        light = luma(images)
         gain = brightness * contrast
-        mean = luma.mean((2, 3), keepdim=True)
-        grey: Tensor = gain * (1 - saturation) * luma + (brightness - gain) * mean
+        mean = light.mean((2, 3), keepdim=True)
+        grey: Tensor = gain * (1 - saturation) * light + (brightness - gain) * mean
         return (gain * saturation * images + grey).clamp(0, 255)
 
     def _erase(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
@@ -132,6 +169,18 @@ class Augment:
             inside.append((place >= start[:, None]) & (place < (start + side)[:, None]))
         square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
         return images.masked_fill(square, 127.5)
+
+
+def augmentation(recipe: str = "flip", **amounts: float | None) -> Augment:
+    """A recipe by name, with those of its amounts changed that are not None.
+
+    Raises:
+        ValueError: There is no such recipe, or an amount is out of its range.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"augment.recipe is {recipe!r}; choose one of {', '.join(RECIPES)}")
+    changed = {name: amount for name, amount in amounts.items() if amount is not None}
+    return Augment(**({"flip": 0.0} | RECIPES[recipe] | changed))  # type: ignore[arg-type]
 
 
 def _mirror(images: Tensor, chosen: Tensor) -> Tensor:
@@ -148,11 +197,7 @@ def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     offset = torch.arange(-radius, radius + 1, device=images.device)
     # Sigma 0 is no blur: all weight is on the middle tap.
     weights = torch.exp(-0.5 * (offset / sigma.clamp(min=1e-3)[:, None]) ** 2)  # (b, taps)
-    weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(3, dim=0)
-    planes = F.pad(images.flatten(0, 1)[None], (radius,) * 4, mode="replicate")
-    planes = F.conv2d(planes, weights[:, None, :, None], groups=len(weights))
-    planes = F.conv2d(planes, weights[:, None, None, :], groups=len(weights))
-    return planes.view(images.shape)
+    return convolve(images, weights / weights.sum(1, keepdim=True), "replicate")
 
 
 def _signed(draw: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from facescale.data.dataset import Dataset
 from facescale.data.found import Found
 from facescale.data.loader import Loader
 from facescale.data.pairs import PairSet
-from facescale.data.transforms import Augment
+from facescale.data.transforms import Augment, augmentation
 from facescale.distributed import Group, replicate, shard_range, world_group
 from facescale.head import MarginHead, TargetMargin, make_margin
 from facescale.head.margins import margin_values
@@ -136,7 +136,7 @@ def build(config: Config, device: torch.device) -> TrainState:
         dataset=dataset,
         found=found,
         pairs=open_sets(config.evaluation.sets, config.data.path),
-        augment=Augment(**asdict(config.data.augment)),
+        augment=augmentation(**asdict(config.data.augment)),
         backbone=backbone,
         model=replicate(MicroBatches(backbone, config.train.micro_batch), world),
         head=head,
