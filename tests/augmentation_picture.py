@@ -18,10 +18,23 @@ from facescale.data.att import AttFaces
 from facescale.data.transforms import Augment
 
 AMOUNTS = {
-    **{"flip": 1.0, "shift": 12, "scale": 0.2, "rotate": 20.0},
-    **{"brightness": 0.5, "contrast": 0.5, "saturation": 0.9, "grey": 1.0},
-    **{"blur": 2.5, "erase": 50, "crop": 1.0, "low_resolution": 1.0, "downscale": 1.0},
-    **{"soften": 1.0, "hsv": 1.0, "photometric": 1.0, "jpeg": 1.0},
+    "flip": 1.0,
+    "shift": 12,
+    "scale": 0.2,
+    "rotate": 20.0,
+    "brightness": 0.5,
+    "contrast": 0.5,
+    "saturation": 0.9,
+    "grey": 1.0,
+    "blur": 2.5,
+    "erase": 50,
+    "crop": 1.0,
+    "low_resolution": 1.0,
+    "downscale": 1.0,
+    "soften": 1.0,
+    "hsv": 1.0,
+    "photometric": 1.0,
+    "jpeg": 1.0,
 }
 FACES = 4
 

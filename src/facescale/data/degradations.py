@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from facescale.data.jpeg import jpeg
 from facescale.data.resampling import METHODS, resize_matrices
 
+Sizes = tuple[int | Tensor, int | Tensor]
+
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue: ITU-R BT.601, as in JPEG."""
 
@@ -78,16 +80,14 @@ def _there_and_back(images: Tensor, sides: Tensor, shrink: Tensor, enlarge: Tens
     sides, shrink, enlarge = (x.to(device, non_blocking=True) for x in (sides, shrink, enlarge))
     height, width = images.shape[2:]
     heights, widths = sides, sides * width // height
-    for sources, targets, method in (
-        ((height, width), (heights, widths), shrink),
-        ((heights, widths), (height, width), enlarge),
-    ):
-        rows, columns = (
-            resize_matrices(source, target, method, size)[:, None]
-            for source, target, size in zip(sources, targets, (height, width), strict=True)
-        )
-        images = (rows @ images @ columns.mT).round().clamp(0, 255)
-    return images
+
+    def resize(source: Sizes, target: Sizes, method: Tensor) -> Tensor:
+        rows = resize_matrices(source[0], target[0], method, height)[:, None]
+        columns = resize_matrices(source[1], target[1], method, width)[:, None]
+        return (rows @ images @ columns.mT).round().clamp(0, 255)
+
+    images = resize((height, width), (heights, widths), shrink)
+    return resize((heights, widths), (height, width), enlarge)
 
 
 def soften(images: Tensor, numbers: Tensor) -> Tensor:
@@ -126,7 +126,8 @@ def hsv(images: Tensor, numbers: Tensor) -> Tensor:
     turn[:, 1, 1] = turn[:, 2, 2] = cosine
     turn[:, 1, 2], turn[:, 2, 1] = sine, -sine
     matrix = (torch.linalg.inv_ex(_YIQ).inverse @ turn @ _YIQ).to(images.device, non_blocking=True)
-    return (matrix @ images.flatten(2)).view(images.shape).clamp(0, 255)
+    turned: Tensor = (matrix @ images.flatten(2)).view(images.shape).clamp(0, 255)
+    return turned
 
 
 def photometric(images: Tensor, numbers: Tensor) -> Tensor:
@@ -149,7 +150,8 @@ def photometric(images: Tensor, numbers: Tensor) -> Tensor:
 def luma(images: Tensor) -> Tensor:
     """The brightness of each pixel, (k, 1, height, width)."""
     red, green, blue = images.split(1, dim=1)
-    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    light: Tensor = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    return light
 
 
 class Degradation(NamedTuple):

@@ -4,7 +4,6 @@ A resized image is `rows @ image @ columns.mT`. The interpolations are those of 
 whose pixels come out but for the rounding of its fixed-point weights.
 """
 
-
 import torch
 from torch import Tensor
 
