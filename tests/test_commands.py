@@ -60,6 +60,7 @@ class Rule:
 RULES = [
     Rule("facescale train emore_r100", SMALL),
     Rule("facescale verify runs/emore_r100"),
+    Rule("facescale data pack"),
     Rule("facescale verify model.pt", ("--backbone", "mbf")),
     Rule("facescale export runs/emore_r100"),
     Rule("facescale unpack RUN --old", not_run="for checkpoints of old versions; see test_old.py"),
@@ -138,6 +139,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("faces", "NEW"):
         (folder / name).mkdir()
         recordio_set(folder / name, [label for label in range(6) for _ in range(4)], random)
+    for person in ("ann", "bob"):
+        (folder / "people" / person).mkdir(parents=True)
+        (folder / "people" / person / "0.jpg").write_bytes(jpeg(random))
     for name in ("lfw", "agedb_30", "cfp_fp"):
         pairs = ([jpeg(random) for _ in range(40)], [place % 2 == 0 for place in range(20)])
         (folder / f"{name}.bin").write_bytes(pickle.dumps(pairs))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from facescale.data.found import Found, digest
+from facescale.data.found import Found, people_digest
 from facescale.data.images import Sample
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff")
@@ -109,7 +109,7 @@ class ImageFolder:
 
     def found(self) -> Found:
         """Who is there: the digest is of the people's names."""
-        people = digest(map(os.fsencode, self.class_names))
+        people = people_digest(self.num_classes, None, self.class_names)
         return Found(len(self), self.num_classes, 0, people)
 
     def _file(self, index: int) -> Path:

@@ -1,8 +1,12 @@
 """What opening a data set found: how many people and images, and a digest of who they are."""
 
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class Found(NamedTuple):
@@ -13,8 +17,8 @@ class Found(NamedTuple):
         num_classes: Number of people.
         num_empty: Classes without an image; None where counting them would take long.
         people: Hexadecimal digest of the people in the order of their labels. Two sets with the
-            same digest give the same label to the same person, as far as the files tell: a folder
-            names its people; RecordIO has the number of images of each, or where records lie.
+            same digest give the same label to the same person, as far as the files tell: by the
+            people's names, else by the number of images of each one, else by where records lie.
     """
 
     num_images: int
@@ -49,6 +53,24 @@ def found_in(dataset: Any) -> Found:
         return found
     num_classes = dataset.num_classes
     return Found(len(dataset), num_classes, None, digest([b"%d classes" % num_classes]))
+
+
+def found_by_labels(
+    labels: NDArray[np.integer[Any]], num_classes: int, names: Sequence[str] | None
+) -> Found:
+    """Of a set whose labels (n,) are known; those that are not below `num_classes` do not count."""
+    counts = np.bincount(labels[labels < num_classes], minlength=num_classes)
+    num_empty = num_classes - int(np.count_nonzero(counts))
+    return Found(len(labels), num_classes, num_empty, people_digest(num_classes, counts, names))
+
+
+def people_digest(
+    num_classes: int, counts: NDArray[np.int64] | None, names: Sequence[str] | None
+) -> str:
+    """Of the names of the people, or else of the number of images of each one, by label."""
+    if names is not None:
+        return digest(map(os.fsencode, names))
+    return digest([b"%d" % num_classes, np.ascontiguousarray(counts, np.int64)])
 
 
 def digest(parts: Iterable[Any]) -> str:

@@ -4,6 +4,7 @@ A set is `train.rec` (the records), `train.idx` (lines "key, tab, byte offset") 
 ("num_classes,height,width"). A record is a header, its labels, and an encoded image. In the layout
 of InsightFace (`face2rec2.py`) record 0 has no image: its label is where the identity records
 begin, which have no images either and follow the images. In that of `im2rec.py` all are images.
+Two files of ours may lie beside them: `names.txt` and, for more than 2**24 people, `train.labels`.
 """
 
 import logging
@@ -14,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facescale.data.found import Found, digest
+from facescale.data.found import Found, digest, people_digest
 from facescale.data.images import Sample
 from facescale.data.indexcache import Index, IndexCache
 from facescale.data.recordfile import Keys, RecordFile, TruncatedError, read_index, write_index
+from facescale.data.sidecars import count_classes, read_labels, read_names, read_property
 from facescale.data.unreadable import UnreadableRecord
-from facescale.files import require_regular
 
 HEADER = struct.Struct("<IfQQ")
 """Number of labels that follow, or 0 where the next is the only one; label; key; unused."""
@@ -29,7 +30,6 @@ MAX_CLASSES = 2**24
 
 _HEAD = 4096  # bytes that show whether a record has an image
 _MAX_DAMAGE = 10_000  # records in a row, between two that show where the images end
-_MAX_SPARSE = 10  # classes for each one that has images, where the labels alone tell the number
 _IDENTITY = np.dtype(
     [("magic", "<u4"), ("size", "<u4"), ("count", "<u4"), ("rest", "V20"), ("range", "<f4", 2)]
 )
@@ -46,6 +46,7 @@ class RecordIO:
     Attributes:
         path: The `.rec` file.
         num_classes: As `property` has it; without one, as the identity records or labels have it.
+        class_names: The people by label, where there is a `names.txt`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -70,17 +71,19 @@ class RecordIO:
         if not len(self):
             raise ValueError(f"{self.path} has no images")
         self._num_empty: int | None = None
+        self._exact = read_labels(self.path.with_suffix(".labels"), len(self))
         self.num_classes = (
-            self._read_property()
+            read_property(self.path.parent)
             or len(self._identities)
             or index.num_classes
             or self._count(index)
         )
-        if self.num_classes > MAX_CLASSES:
+        if self.num_classes > MAX_CLASSES and self._exact is None:
             raise ValueError(
-                f"{self.path}: {self.num_classes} classes, but the float32 labels of RecordIO "
-                f"tell only {MAX_CLASSES} apart; use a folder of images per person"
+                f"{self.path}: {self.num_classes} classes, but float32 labels are exact up to "
+                f"{MAX_CLASSES}; pack the images anew with `facescale data pack --labels exact`"
             )
+        self.class_names = read_names(self.path.parent, self.num_classes)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -95,7 +98,13 @@ class RecordIO:
         if not label.is_integer():
             reason = f"label {label} is not a whole number"
             raise UnreadableRecord(self.describe(index), reason, index)
-        return Sample(image, int(label))
+        if self._exact is None:
+            return Sample(image, int(label))
+        exact = int(self._exact[index])
+        if np.float32(exact) != label:
+            reason = f"label {label:.0f}, but {exact} in {self.path.with_suffix('.labels').name}"
+            raise UnreadableRecord(self.describe(index), reason, index)
+        return Sample(image, exact)
 
     def describe(self, index: int) -> str:
         """`train.rec record 17`, with the folder; the number is the key in the `.idx`."""
@@ -103,25 +112,31 @@ class RecordIO:
 
     def labels(self) -> NDArray[np.int64]:
         """The label of every image, (n,), from the heads of the records; -1 where it is damaged."""
+        if self._exact is not None:
+            return self._exact.astype(np.int64)
         every = np.fromiter(((self._look(i) or [-1])[0] for i in range(len(self))), np.float64)
         labels = np.where(np.abs(every) < 2**53, every, -1).astype(np.int64)
         return np.where(labels == every, labels.clip(-1), -1)
 
     def found(self) -> Found:
-        """The people by the number of images that the identity records give each one.
+        """The people by their names, or by the number of images that each one has.
 
-        Without such records the digest is of where the images lie.
+        The identity records tell the numbers; without them the digest is of where the images lie.
         """
         counts = self._images_per_class()
-        if counts is None:
-            counts, num_empty = np.ascontiguousarray(self._offsets), self._num_empty
-        else:
+        num_empty = self._num_empty
+        if counts is not None:
             num_empty = max(0, self.num_classes - int(np.count_nonzero(counts)))
-        people = digest([b"%d" % self.num_classes, counts])
+        if counts is None and self.class_names is None:
+            people = digest([b"%d" % self.num_classes, np.ascontiguousarray(self._offsets)])
+        else:
+            people = people_digest(self.num_classes, counts, self.class_names)
         return Found(len(self), self.num_classes, num_empty, people)
 
     def _images_per_class(self) -> NDArray[np.int64] | None:
-        """By the identity records; None without any, or where float32 cannot state their ranges."""
+        """None without identity records, or where float32 cannot state their ranges."""
+        if self._exact is not None:
+            return np.bincount(self._exact)
         begins, size = self._identities, _IDENTITY.itemsize
         if not len(begins) or self._keys[-1] >= 2**24 or (np.diff(begins) != size).any():
             return None
@@ -256,33 +271,11 @@ class RecordIO:
             + _REBUILD.format(self._index_path.name)
         )
 
-    def _read_property(self) -> int | None:
-        path = self.path.with_name("property")
-        if not path.exists():
-            return None
-        require_regular(path)
-        with path.open("rb") as file:
-            text = file.read(1000).decode("utf-8-sig", errors="replace")  # some begin with a BOM
-        first = text.split(",")[0].strip()[:20]
-        if not (first.isascii() and first.isdecimal()) or int(first) == 0:
-            raise ValueError(
-                f"{path} begins with {first!r}, not with the number of classes as in "
-                "'324,112,112'; correct it, or delete it to have them counted"
-            )
-        return int(first)
-
     def _count(self, index: Index) -> int:
         """The classes, by the labels of all images; kept with the index."""
         _log.info("%s has no property file: reading the labels", self.path)
-        if not len(labels := np.unique(np.append(self.labels(), -1))[1:]):
-            raise ValueError(f"{self.path}: no record has a label; copy the set again")
-        num_classes = 1 + int(labels[-1])
-        if num_classes > max(1000, _MAX_SPARSE * len(labels)):
-            raise ValueError(
-                f"{self.path}: {len(labels)} people have images, but the labels go up to "
-                f"{num_classes - 1}; number them anew from 0, or write '{num_classes},112,112' "
-                f"to {self.path.with_name('property')} if so many classes are meant"
-            )
+        labels = np.unique(np.append(self.labels(), -1))[1:]
+        num_classes = count_classes(labels, self.path, self.path.parent)
         self._num_empty = num_classes - len(labels)
         IndexCache(self._index_path, self.path).keep(index._replace(num_classes=num_classes))
         return num_classes

@@ -1,13 +1,127 @@
-"""Writes a training set in MXNet's RecordIO; the layout is that of `data.recordio`."""
+"""Writes training sets in MXNet's RecordIO; the layout is that of `data.recordio`.
 
-from collections.abc import Iterable
+Record 0 and the identity records at the end are those of InsightFace: keys follow the labels, and
+the images of each person have consecutive keys. Where the records lie in the file follows the order
+in which they were added.
+"""
+
+from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facescale.data.images import IMAGE_SIZE, Encoded, to_file
 from facescale.data.recordfile import write_index, write_record
 from facescale.data.recordio import HEADER, LABEL, MAX_CLASSES
+from facescale.data.sidecars import MAX_EXACT, write_labels, write_property
+from facescale.datasets.output import GrowingFile
+
+Labels = Literal["float32", "exact"]
+
+_ENTRY = np.dtype([("offset", "<i8"), ("label", "<u4")])
+_IDENTITY = np.dtype(
+    [("part", "<u4", 2), ("count", "<u4"), ("label", "<f4"), ("ids", "<u8", 2), ("range", "<f4", 2)]
+)
+_BLOCK = 2**16  # identities written at once
+
+
+class RecordWriter:
+    """Writes `train.rec`, and at the end `train.idx`, for images in any order.
+
+    Where each record begins is kept in a file until then: 12 bytes an image.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        num_classes: int,
+        mark: Mapping[str, int] | None = None,
+        *,
+        labels: Labels = "float32",
+    ) -> None:
+        """Begin in `folder`, or go on from what `mark` returned.
+
+        Args:
+            folder: Where; it exists.
+            num_classes: How many people; every label is below.
+            mark: Where to go on.
+            labels: "exact" allows more than 2**24 classes: `train.labels` then has the labels, and
+                there are no identity records, whose numbers are float32 too.
+
+        Raises:
+            ValueError: There are more classes than the labels can tell apart.
+        """
+        most = MAX_EXACT if labels == "exact" else MAX_CLASSES
+        if not 1 <= num_classes <= most:
+            raise ValueError(
+                f"num_classes must be 1 to {most}, got {num_classes}"
+                + ("; --labels exact keeps more in a file of their own" if most < MAX_EXACT else "")
+            )
+        self._folder, self.num_classes = folder, num_classes
+        self._exact = num_classes > MAX_CLASSES
+        mark = mark or {}
+        self._records = GrowingFile(folder / "train.rec", mark.get("records", 0))
+        self._entries = GrowingFile(folder / ".entries", mark.get("entries", 0))
+        if not mark:
+            self._append(_pack_range(0, 0, 0))  # room for the real one, of the same length
+
+    def add(self, image: bytes, label: int) -> None:
+        """Append an image file; ValueError where its label is not below `num_classes`."""
+        if not 0 <= label < self.num_classes:
+            raise ValueError(f"label {label}, but num_classes is {self.num_classes}")
+        entry = np.array((self._records.size, label), _ENTRY)
+        key = 1 + self._entries.size // _ENTRY.itemsize
+        self._append(HEADER.pack(0, label, key, 0) + image)
+        self._entries.write(entry.tobytes())
+
+    def mark(self) -> dict[str, int]:
+        """Bring all to the disk, and say where it ends."""
+        return {"records": self._records.sync(), "entries": self._entries.sync()}
+
+    def finish(self) -> None:
+        """Write the identity records, record 0 and the index."""
+        self._entries.close()
+        path = self._folder / ".entries"
+        entries = np.fromfile(path, _ENTRY)
+        order = entries["label"].argsort(kind="stable")
+        labels, offsets = entries["label"][order], entries["offset"][order]
+        first_identity = 1 + len(entries)
+        begin = self._records.size
+        counts = np.bincount(labels, minlength=1 if self._exact else self.num_classes)
+        num_identities = 0 if self._exact else len(counts)
+        if not self._exact:
+            self._write_identities(counts, first_identity)
+        self._records.file.seek(0)
+        self._append(_pack_range(0, first_identity, first_identity + num_identities))
+        self._records.sync()
+        self._records.close()
+        identities = begin + _IDENTITY.itemsize * np.arange(num_identities)
+        write_index(self._folder / "train.idx", np.concatenate([[0], offsets, identities]))
+        if self._exact:
+            write_labels(self._folder / "train.labels", labels)
+        path.unlink()
+
+    def _write_identities(self, counts: NDArray[np.int64], first: int) -> None:
+        """Records without images: the range [start, stop) of each person's keys."""
+        stops = 1 + counts.cumsum()
+        for begin in range(0, len(counts), _BLOCK):
+            stop = stops[begin : begin + _BLOCK]
+            rows = np.zeros(len(stop), _IDENTITY)
+            rows["part"] = np.frombuffer(_record(_pack_range(0, 0, 0)), "<u4", 2)
+            rows["count"], rows["ids"][:, 0] = 2, first + begin + np.arange(len(stop))
+            rows["range"][:, 0], rows["range"][:, 1] = stop - counts[begin : begin + _BLOCK], stop
+            self._records.write(rows.tobytes())
+
+    def _append(self, payload: bytes) -> None:
+        self._records.write(_record(payload))
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._records.close()
+        self._entries.close()
 
 
 def write_recordio(
@@ -17,42 +131,28 @@ def write_recordio(
 
     Args:
         folder: Where; made if need be.
-        samples: Images and labels, sorted by label. Pixels are stored as PNG.
+        samples: Images and labels. Pixels are stored as PNG.
         num_classes: How many people; every label is below.
 
     Raises:
-        ValueError: A label is not, or is smaller than the one before, or there are more classes
-            than float32 labels can tell apart.
+        ValueError: A label is not, or there are more classes than float32 labels can tell apart.
     """
-    if not 1 <= num_classes <= MAX_CLASSES:
-        raise ValueError(f"num_classes must be 1 to {MAX_CLASSES}, got {num_classes}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    images_per_class = np.zeros(num_classes, np.int64)
-    offsets = [0]
-    last_label = 0
-    with (folder / "train.rec").open("wb") as file:
-        write_record(file, _pack_range(0, 0, 0))  # room for the real one, of the same length
-        for key, (encoded, label) in enumerate(samples, 1):
-            if not last_label <= label < num_classes:
-                raise ValueError(
-                    f"sample {key - 1}: label {label} after {last_label} with num_classes "
-                    f"{num_classes}; sort the samples by label, and count the classes again"
-                )
-            offsets.append(file.tell())
-            write_record(file, HEADER.pack(0, label, key, 0) + to_file(encoded))
-            images_per_class[label] += 1
-            last_label = label
-        stops = 1 + images_per_class.cumsum()
-        first_identity = len(offsets)
-        for label, stop in enumerate(stops.tolist()):
-            offsets.append(file.tell())
-            start = stop - images_per_class[label]
-            write_record(file, _pack_range(first_identity + label, start, stop))
-        file.seek(0)
-        write_record(file, _pack_range(0, first_identity, len(offsets)))
-    write_index(folder / "train.idx", offsets)
-    (folder / "property").write_text(f"{num_classes},{IMAGE_SIZE},{IMAGE_SIZE}\n")
+    writer = RecordWriter(folder, num_classes)
+    try:
+        for encoded, label in samples:
+            writer.add(to_file(encoded), label)
+        writer.finish()
+    finally:
+        writer.close()
+    write_property(folder, num_classes, IMAGE_SIZE)
+
+
+def _record(payload: bytes) -> bytes:
+    file = BytesIO()
+    write_record(file, payload)
+    return file.getvalue()
 
 
 def _pack_range(key: int, start: int, stop: int) -> bytes:
