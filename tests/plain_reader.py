@@ -31,9 +31,8 @@ def unpack(record: bytes) -> tuple[list[float], int, bytes]:
 def read_set(folder: Path) -> tuple[list[tuple[int, bytes]], list[tuple[int, int]]]:
     """(label, image) of keys 1.. as arcface_torch's MXFaceDataset, and each identity's range."""
     data = (folder / "train.rec").read_bytes()
-    index = dict(
-        map(int, line.split("\t")) for line in (folder / "train.idx").read_text().splitlines()
-    )
+    lines = [line.split("\t") for line in (folder / "train.idx").read_text().splitlines()]
+    index = {int(key): int(offset) for key, offset in lines}
     header, _, _ = unpack(record_at(data, index[0]))
     images = [unpack(record_at(data, index[key])) for key in range(1, int(header[0]))]
     ranges = [

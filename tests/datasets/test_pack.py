@@ -100,7 +100,7 @@ def test_other_images_are_refused_by_name_or_resized_by_an_option(
     assert "--resize" in said
     main(["data", "pack", str(people), str(tmp_path / "other"), "--resize", "stretch"])
     images, _ = read_set(tmp_path / "other")
-    assert sum(image in dict(map(reversed, images_of(people))) for _, image in images) == 9  # type: ignore[call-overload, arg-type]
+    assert sum(image in dict(map(reversed, images_of(people))) for _, image in images) == 9  # type: ignore[arg-type]
     for _, image in images:
         assert Image.open(io.BytesIO(image)).size == (112, 112)
 
@@ -136,7 +136,7 @@ def test_only_plain_images_of_the_size_pass_unchanged(image: bytes, plain: bool)
         Prepare()(image)
     for resize in ("stretch", "crop"):
         for encoding in ("jpeg", "png"):
-            assert Image.open(io.BytesIO(Prepare(resize, encoding)(image))).size == (112, 112)  # type: ignore[arg-type]
+            assert Image.open(io.BytesIO(Prepare(resize, encoding)(image))).size == (112, 112)
 
 
 def test_a_turned_photograph_is_not_plain_and_a_crop_is_central() -> None:

@@ -108,7 +108,7 @@ def write_labels(path: Path, labels: NDArray[np.uint32]) -> None:
     """Write what `read_labels` reads; (n,) in the order of the images' keys."""
     labels = np.ascontiguousarray(labels, "<u4")
     header = _HEADER.pack(_FORMAT, len(labels), _digest(labels))
-    write_whole(path, [header, memoryview(labels).cast("B")] if len(labels) else [header])
+    write_whole(path, [header, labels.tobytes()])
 
 
 def _digest(labels: NDArray[np.uint32]) -> bytes:
