@@ -41,6 +41,37 @@ def dense_magface(l_a: float, u_a: float, l_margin: float, u_margin: float) -> D
     return margin
 
 
+DenseOthers = Callable[[Tensor, Tensor], Tensor]
+"""Cosines to all classes (B, classes) and those to the own ones (B, 1) to what others count for."""
+
+
+def dense_curricular(t: Tensor, m: float) -> tuple[DenseMargin, DenseOthers]:
+    """CurricularFace, with a t that the batch has already entered."""
+
+    def margin(cosine: Tensor, norm: Tensor) -> Tensor:
+        theta = cosine.acos()
+        return torch.where(theta + m < math.pi, (theta + m).cos(), cosine - m * math.sin(m))
+
+    def others(cosine: Tensor, own: Tensor) -> Tensor:
+        target = (own.detach().acos() + m).cos()
+        return torch.where(cosine > target, cosine * (t + cosine), cosine)
+
+    return margin, others
+
+
+def dense_filter(above: float) -> DenseOthers:
+    """Similar classes count as if they were at right angles."""
+    return lambda cosine, own: torch.where(cosine > above, 0.0, cosine)
+
+
+def dense_cosines(embeddings: Tensor, centres: Tensor, subcentres: int) -> Tensor:
+    """Cosines (B, classes) to the nearest of the `subcentres` centres of each class."""
+    unit = embeddings / embeddings.norm(dim=1, keepdim=True)
+    every: Tensor = unit @ (centres / centres.norm(dim=1, keepdim=True)).T
+    nearest: Tensor = every.reshape(len(every), -1, subcentres).amax(dim=2)
+    return nearest
+
+
 def dense_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -48,15 +79,17 @@ def dense_loss(
     margin: DenseMargin,
     scale: float,
     rows: Sequence[int],
+    subcentres: int = 1,
+    others: DenseOthers | None = None,
 ) -> Tensor:
     """Mean margin softmax loss over the classes `rows` only."""
     norm = embeddings.norm(dim=1, keepdim=True)
-    unit = embeddings / norm
-    chosen = centres[list(rows)]
-    cosine = unit @ (chosen / chosen.norm(dim=1, keepdim=True)).T
+    chosen = centres.reshape(-1, subcentres, centres.shape[1])[list(rows)].flatten(0, 1)
+    cosine = dense_cosines(embeddings, chosen, subcentres)
     place = torch.tensor([list(rows).index(int(label)) for label in labels])
     own = torch.nn.functional.one_hot(place, len(rows)).bool()
-    logits = scale * torch.where(own, margin(cosine, norm), cosine)
+    rest = cosine if others is None else others(cosine, cosine[own][:, None])
+    logits = scale * torch.where(own, margin(cosine, norm), rest)
     return torch.nn.functional.cross_entropy(logits, place)
 
 
@@ -73,18 +106,22 @@ def dense_step(
     momentum: float,
     weight_decay: float,
     penalty: Callable[[Tensor], Tensor] = torch.zeros_like,
+    subcentres: int = 1,
+    others: DenseOthers | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One step; returns loss, gradient of the embeddings, new weight and new velocity.
 
-    `penalty` of the norms (B,) is added to the samples' losses.
+    `penalty` of the norms (B,) is added to the samples' losses. `weight` and `velocity` have
+    `subcentres` rows of each class.
     """
     embeddings = embeddings.clone().requires_grad_()
     centres = weight.clone().requires_grad_()
-    loss = dense_loss(embeddings, labels, centres, margin, scale, rows)
+    loss = dense_loss(embeddings, labels, centres, margin, scale, rows, subcentres, others)
     loss = loss + penalty(embeddings.norm(dim=1)).mean()
     to_embeddings, to_centres = torch.autograd.grad(loss, (embeddings, centres))
-    taken = torch.zeros(len(weight), 1, dtype=torch.bool)
+    taken = torch.zeros(len(weight) // subcentres, 1, dtype=torch.bool)
     taken[list(rows)] = True
+    taken = taken.repeat_interleave(subcentres, dim=0)
     new_velocity = momentum * velocity + to_centres + weight_decay * weight
     velocity = torch.where(taken, new_velocity, velocity)
     weight = torch.where(taken, weight - lr * velocity, weight)

@@ -12,7 +12,7 @@ from conftest import RunRanks
 from facescale.checkpoint import tensors
 from facescale.checkpoint.folder import Part, checkpoints, damage, save
 from facescale.checkpoint.record import Run
-from facescale.config import HeadConfig, OptimConfig, ScheduleConfig, TrainConfig
+from facescale.config import HeadConfig, MarginConfig, OptimConfig, ScheduleConfig, TrainConfig
 from facescale.distributed import Group, world_group
 from facescale.training import build, resume
 from runs import CPU, losses, small_run
@@ -45,7 +45,7 @@ def parts(shards: int) -> tuple[nn.Module, torch.optim.Optimizer, facescale.Marg
 
 def write(rank: int, folder: Path, shards: int) -> None:
     backbone, optimizer, head = parts(shards)
-    classes = head.centres.classes
+    classes = head.centres.rows
     head.centres.table.copy_(table()[classes.start : classes.stop])
     part = Part(
         shared=tensors.shared_tensors(backbone, optimizer, head),
@@ -63,7 +63,7 @@ def read(rank: int, folder: Path, writers: int) -> None:
     for shards in (n for n in range(1, size + 1) if size % n == 0):
         backbone, optimizer, head = parts(shards)
         tensors.read_shared_(folder, backbone, optimizer, head)
-        classes = head.centres.classes
+        classes = head.centres.rows
         tensors.read_rows_(folder, classes.start, head.centres.table)
         assert torch.equal(head.centres.table, table()[classes.start : classes.stop])
         if size == writers:
@@ -95,31 +95,43 @@ def leg(rank: int, folder: Path, steps: int, changes: dict[str, Any]) -> list[fl
     return shares
 
 
-def float64_run(shards: int) -> dict[str, Any]:
+RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sgd": ({}, {}),
+    "adamw, curricular, subcentres": (
+        {"subcentres": 2, "margin": MarginConfig(name="curricularface"), "lr_factor": 0.1},
+        {"head_name": "adamw"},
+    ),
+}
+"""Options of head and optimizer that have something to keep."""
+
+
+def float64_run(shards: int, recipe: str) -> dict[str, Any]:
     """At a rate at which rounding does not grow from step to step: BatchNorm sees 7 samples."""
+    head, optim = RECIPES[recipe]
     train = TrainConfig(global_batch_size=7, steps=5, precision="float64", sync_batchnorm=True)
-    optim = OptimConfig(lr=0.005, schedule=ScheduleConfig(kind="step"))
-    return {"train": train, "optim": optim, "head": HeadConfig(shards=shards)}
+    chosen = OptimConfig(lr=0.005, schedule=ScheduleConfig(kind="step"), **optim)
+    return {"train": train, "optim": chosen, "head": HeadConfig(shards=shards, **head)}
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_run_that_moves_between_ranks_equals_one_that_never_stopped(
-    run_ranks: RunRanks, tmp_path: Path
+    run_ranks: RunRanks, tmp_path: Path, recipe: str
 ) -> None:
-    (straight,) = run_ranks(leg, 1, tmp_path / "straight", 5, float64_run(shards=1))
+    (straight,) = run_ranks(leg, 1, tmp_path / "straight", 5, float64_run(1, recipe))
     moved = []
     for ranks, shards in [(1, 1), (2, 2), (4, 2), (3, 3), (1, 1)]:
-        answers = run_ranks(leg, ranks, tmp_path / "moved", 1, float64_run(shards))
+        answers = run_ranks(leg, ranks, tmp_path / "moved", 1, float64_run(shards, recipe))
         moved.append(sum(shares[0] for shares in answers))
     # Sums over samples in another order, from 1e-16 on through five steps of a network.
     assert moved == pytest.approx(straight, rel=0, abs=1e-9)
-    one, other = (final_state(tmp_path / name) for name in ("straight", "moved"))
+    one, other = (final_state(tmp_path / name, recipe) for name in ("straight", "moved"))
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, rtol=0, atol=1e-9, msg=name)
 
 
-def final_state(folder: Path) -> dict[str, Tensor]:
+def final_state(folder: Path, recipe: str) -> dict[str, Tensor]:
     """Weights, momentum, BatchNorm statistics and class centres of the last checkpoint."""
-    state = build(small_run(**float64_run(shards=1)), CPU)
+    state = build(small_run(**float64_run(1, recipe)), CPU)
     path = checkpoints(folder / "checkpoints")[-1]
     resume.restore_(state, path)
     assert (state.step, state.position) == (5, 35)
@@ -128,5 +140,7 @@ def final_state(folder: Path) -> dict[str, Tensor]:
         for name, p in state.backbone.named_parameters()
         if p.requires_grad
     }
-    centres = tensors.read_centres(path, range(state.head.num_classes))
-    return {**state.backbone.state_dict(), **momenta, "centres": centres}
+    centres = tensors.read_centres(path, range(len(state.head.centres)))
+    kept = {**momenta, "centres": centres, "counts": state.head.centres.counts}
+    buffers = {name: kept for name, kept in state.head.named_buffers() if "margin" in name}
+    return {**state.backbone.state_dict(), **kept, **buffers}

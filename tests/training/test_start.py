@@ -53,7 +53,7 @@ def begun(rank: int, start: StartConfig) -> tuple[range, Tensor, Tensor, Tensor]
     begin_from_(state, start)
     momentum = torch.cat([s["momentum_buffer"].flatten() for s in state.optimizer.state.values()])
     centres = state.head.centres
-    return centres.classes, centres.table, fresh.head.centres.table, momentum
+    return centres.rows, centres.table, fresh.head.centres.table, momentum
 
 
 @pytest.mark.usefixtures("tiny_y1")

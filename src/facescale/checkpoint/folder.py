@@ -18,7 +18,7 @@ from torch import Tensor
 
 from facescale.checkpoint import record
 from facescale.checkpoint.record import Record, Rows, Run
-from facescale.checkpoint.tensors import CENTRES, file_name
+from facescale.checkpoint.tensors import CENTRES, COUNTS, file_name
 from facescale.distributed import Group
 from facescale.files import require_regular, said_of
 from facescale.models.tensorfile import Kind, Pieces, encode, kind_of
@@ -40,9 +40,11 @@ class Part:
     centres: Tensor | Pieces
     """Class centres (k, parts, width), as they are stored."""
     first: int | None
-    """The first of these classes; None where another rank writes the same ones."""
+    """The first of these rows; None where another rank writes the same ones."""
     finite: bool
     """Whether all of it is finite."""
+    counts: Tensor | None = None
+    """Draws of each row (k,) int32, where the optimizer needs them."""
 
 
 def save(
@@ -106,6 +108,7 @@ def _write_part(path: Path, part: Part, rank: int) -> tuple[str, tuple[int, int]
     rows = None
     if part.first is not None:
         tensors[CENTRES] = part.centres
+        tensors |= {} if part.counts is None else {COUNTS: part.counts}
         rows = part.first, part.first + _kind(part.centres).shape[0]
     return _write(path, encode(tensors)), rows, part.finite
 

@@ -40,6 +40,8 @@ class Run:
     """The backbone's spec."""
     optimizer: str
     """Class of the optimizer."""
+    subcentres: int = 1
+    """Rows of `centres` that a class has."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,14 @@ class Record:
     finite: bool
     """Whether all weights and class centres are finite numbers."""
     centres: Kind
-    """Of all class centres together: (num_classes, parts, width), as `head.rows` stores them."""
+    """Of all class centres together: (rows, parts, width), as `head.rows` stores them."""
     rows: tuple[Rows, ...]
     """Sorted; they cover all classes, each once."""
+
+    @property
+    def num_classes(self) -> int:
+        """Identities."""
+        return self.centres.shape[0] // self.run.subcentres
 
     def rows_of(self, classes: range) -> list[Rows]:
         """The files that hold some of these classes."""
@@ -113,6 +120,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def run_from(values: dict[str, Any]) -> Run:
     """The fields of `Run` among `values`; ValueError where one is missing or ill-typed."""
+    values = {"subcentres": 1, **values}  # older checkpoints do not name it
     return Run(**{name: _checked(values, name) for name in Run.__dataclass_fields__})
 
 
@@ -124,6 +132,8 @@ def _record(values: dict[str, Any]) -> Record:
     ranks = _checked(values, "ranks")
     centres = _checked(values, "centres")
     shape = _checked(centres, "shape")
+    if shape[0] % run.subcentres:
+        raise ValueError(f"{shape[0]} class centres cannot be {run.subcentres} a class")
     kind = Kind(tuple(shape), _dtype(_checked(centres, "dtype")))
     rows = tuple(_rows(row, ranks) for row in _checked(centres, "rows"))
     ends = [0, *(row.stop for row in rows)]
@@ -187,6 +197,7 @@ _CHECKS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("optimizer", "dtype"), _is_text),
     "ranks": lambda value: _is_count(value) and 1 <= value <= 1_000_000,  # type: ignore[operator]
     "finite": lambda value: isinstance(value, bool),
+    "subcentres": lambda value: _is_count(value) and value > 0,  # type: ignore[operator]
     "centres": lambda value: isinstance(value, dict),
     "shape": lambda value: _is_list(value, _is_count, 3),
     "rows": lambda value: isinstance(value, list),

@@ -7,6 +7,7 @@
 | rank 0 | `head/NAME` | buffers of the head other than the class centres |
 | every rank | `own/NAME` | what is different on each rank: BatchNorm statistics |
 | the first copy of each shard | `centres` | its class centres (k, parts, width) |
+| the first copy of each shard | `counts` | of AdamW: draws of each of them (k,), int32 |
 
 Class centres are stored as `head.rows` lays them out; `run.json` says which file holds which.
 """
@@ -25,6 +26,7 @@ from facescale.models.names import Shapes, differences, shapes_of
 from facescale.models.tensorfile import Kind, TensorFile, kind_of, open_tensors
 
 CENTRES = "centres"
+COUNTS = "counts"
 PIECE_ROWS = 1 << 14  # read at a time: 64 MiB at 512 float32 numbers and their momentum
 _FINITE_ROWS = 1 << 12  # looked at together
 SLOTS = {"SGD": ("momentum_buffer",), "AdamW": ("exp_avg", "exp_avg_sq", "step")}
@@ -168,31 +170,46 @@ def _centres_of(folder: Path, known: record.Record, rows: record.Rows) -> Iterat
         yield file
 
 
+def read_counts_(folder: Path, first: int, counts: Tensor) -> None:
+    """Fill `counts` (k,) with the draws of rows [first, first + k); zeros where none are stored."""
+    known, stop = record.read(folder), first + len(counts)
+    counts.zero_()
+    for rows in known.rows_of(range(first, stop)):
+        with _centres_of(folder, known, rows) as file:
+            if (kind := file.kinds.get(COUNTS)) is None:
+                continue
+            if kind != Kind((rows.stop - rows.first,), torch.int32):
+                raise ValueError(f"{file.path}: its counts are {kind}, expected one for each row")
+            begin, end = max(first, rows.first), min(stop, rows.stop)
+            piece = file.rows(COUNTS, begin - rows.first, end - rows.first)
+            counts[begin - first : end - first].copy_(piece)
+
+
 def check_stored(folder: Path, known: record.Record, own: Kind) -> None:
     """ValueError where class centres are stored in another way than in a table of kind `own`."""
     theirs = known.centres
     if (theirs.shape[1:], theirs.dtype) != (own.shape[1:], own.dtype):
         raise ValueError(
             f"{folder}: a class centre is {Kind(theirs.shape[1:], theirs.dtype)}, in this run "
-            f"{Kind(own.shape[1:], own.dtype)}; keep head.rows and head.momentum, or begin a new "
-            "run with start.checkpoint, which converts them"
+            f"{Kind(own.shape[1:], own.dtype)}; keep head.rows, head.momentum and optim.head_name, "
+            "or begin a new run with start.checkpoint, which converts them"
         )
 
 
 def num_centres(folder: Path) -> int:
-    """Classes in the checkpoint `folder`."""
+    """Rows of class centres in the checkpoint `folder`."""
     return record.read(folder).centres.shape[0]
 
 
 def read_centres(folder: Path, classes: range) -> Tensor:
-    """Weight and momentum of consecutive classes, (len(classes), 2, dim).
+    """Weight and moments of consecutive rows, (len(classes), 2 or 3, dim).
 
-    Zeros where a class has no momentum, or was never touched.
+    Zeros where a row has no momentum, or was never touched.
     """
     known = record.read(folder)
     stored, (_, parts, width) = known.centres.dtype, known.centres.shape
     row_format = next((one for one in FORMATS.values() if one.stored == stored), None)
-    if row_format is None or parts not in (1, 2) or not _is_width(width, row_format.extra):
+    if row_format is None or parts not in (1, 2, 3) or not _is_width(width, row_format.extra):
         raise ValueError(f"{folder}: class centres cannot be {known.centres}")
     _check_classes(folder, known, classes.stop)
     for held in known.rows_of(classes):  # before memory is asked for
@@ -200,7 +217,9 @@ def read_centres(folder: Path, classes: range) -> Tensor:
             pass
     rows = torch.empty(len(classes), parts, width, dtype=stored)
     read_rows_(folder, classes.start, rows)
-    numbers = torch.zeros(len(rows), 2, width - row_format.extra, dtype=row_format.numbers)
+    numbers = torch.zeros(
+        len(rows), max(parts, 2), width - row_format.extra, dtype=row_format.numbers
+    )
     numbers[:, :parts] = row_format.decode(rows, numbers[:, :parts].clone())
     return numbers
 

@@ -36,8 +36,8 @@ def unpack_backbone(checkpoint: Path, output: Path) -> Path:
 def unpack_centres(checkpoint: Path, output: Path, rows: int = ROWS) -> Iterator[Path]:
     """Write the class centres, `rows` classes a file; yields each path when it is written.
 
-    `centres-00001-of-00004.safetensors` holds "centres" (k, dim), not normalised, and says in its
-    metadata which class is its first. At most two pieces are in memory at a time.
+    `centres-00001-of-00004.safetensors` holds "centres" (k * subcentres, dim), not normalised, and
+    says in its metadata which class is its first. At most two pieces are in memory at a time.
 
     Raises:
         ValueError: `rows` is below 1.
@@ -45,14 +45,15 @@ def unpack_centres(checkpoint: Path, output: Path, rows: int = ROWS) -> Iterator
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
     saved = record.read(checkpoint)
-    num_classes, seed = saved.centres.shape[0], saved.run.seed
+    num_classes, seed, copies = saved.num_classes, saved.run.seed, saved.run.subcentres
     starts = range(0, num_classes, rows)
     for number, start in enumerate(starts, 1):
-        classes = range(start, min(start + rows, num_classes))
-        weight = tensors.read_centres(checkpoint, classes)[:, 0].contiguous()
+        part = range(start * copies, min(start + rows, num_classes) * copies)
+        weight = tensors.read_centres(checkpoint, part)[:, 0].contiguous()
         fresh = (weight == 0).all(dim=1).nonzero().flatten()  # never read by the run
-        weight[fresh] = start_values(seed, fresh + start, weight.shape[1]).to(weight)
+        weight[fresh] = start_values(seed, fresh + part.start, weight.shape[1]).to(weight)
         path = output / f"centres-{number:05d}-of-{len(starts):05d}.safetensors"
         metadata = {"first_class": str(start), "num_classes": str(num_classes)}
+        metadata |= {"subcentres": str(copies)} if copies > 1 else {}
         write_whole(path, encode({"centres": weight}, metadata))
         yield path

@@ -1,12 +1,13 @@
 """Options of the model: backbone, margin, head."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from facescale.config.intervals import (
     BelowOne,
     Count,
     Finite,
+    Interval,
     NotNegative,
     Positive,
     Rate,
@@ -40,7 +41,7 @@ class MarginConfig(Section, prefix="head.margin."):
     """By default cos(m1 * theta + m2) - m3: ArcFace is m2 = 0.5, CosFace m3 = 0.4."""
 
     name: str = "combined"
-    """combined (of m1, m2, m3), adaface, magface, arcface, cosface, or one that you registered."""
+    """combined (of m1, m2, m3), adaface, magface, curricularface, arcface, cosface, or your own."""
     m1: Finite = 1.0
     """Of combined: factor on the angle."""
     m2: Finite = 0.5
@@ -50,11 +51,11 @@ class MarginConfig(Section, prefix="head.margin."):
     gradient: Literal["exact", "straight-through"] = "exact"
     """exact: of the function; straight-through: as if the margin were a constant."""
     m: Finite | None = None
-    """Of adaface (0.4 when not given), arcface (0.5) and cosface (0.4): the margin."""
+    """Of adaface, cosface (0.4 when not given), arcface, curricularface (0.5): the margin."""
     h: Finite | None = None
     """Of adaface: effect of the norm; 0.333 when not given."""
     t_alpha: Finite | None = None
-    """Of adaface: weight of a batch in the running statistics; 0.01 when not given."""
+    """Of adaface and curricularface: weight of a batch in what they keep; 0.01 when not given."""
     l_a: Finite | None = None
     """Of magface: norm of the smallest margin; 10 when not given."""
     u_a: Finite | None = None
@@ -80,6 +81,10 @@ class HeadConfig(Section, prefix="head."):
     """Parts of the class centres: 1 is data parallel, one a rank (the default) model parallel."""
     sample_rate: Rate = 1.0
     """Fraction of each shard in a step's softmax, in (0, 1]; below 1 is Partial FC."""
+    subcentres: Annotated[int, Interval(1, 255)] = 1
+    """Centres of each identity, whose logit is that of the nearest one: against noisy labels."""
+    interclass_filter: Rate | None = None
+    """Cosines to other identities above it count as 0: against noisy labels; 0.4 for example."""
     lr_factor: NotNegative = 1.0
     """Learning rate of the centres as a multiple of the backbone's."""
     rows: Literal["float32", "bfloat16", "int8"] = "float32"

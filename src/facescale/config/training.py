@@ -42,10 +42,12 @@ class ScheduleConfig(Section, prefix="optim.schedule."):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(Section, prefix="optim."):
-    """The optimizer of the backbone; the centres' SGD has its lr, momentum and weight decay."""
+    """The optimizers of the backbone and of the class centres."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    """AdamW is for the backbone alone; the class centres keep SGD."""
+    """Of the backbone."""
+    head_name: Literal["sgd", "adamw"] = "sgd"
+    """Of the class centres, row by row; see docs/head.md for what AdamW means there."""
     lr: Positive = 0.1
     """Peak learning rate, absolute: it is not scaled by the batch."""
     momentum: BelowOne = 0.9

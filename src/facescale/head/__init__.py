@@ -7,6 +7,7 @@ from facescale.head.draw import Sample
 from facescale.head.margin_head import MarginHead
 from facescale.head.margins import (
     AdaFace,
+    CurricularFace,
     MagFace,
     Margin,
     TargetMargin,
@@ -20,6 +21,7 @@ from facescale.head.walks import register_walk
 
 __all__ = [
     "AdaFace",
+    "CurricularFace",
     "MagFace",
     "Margin",
     "MarginHead",

@@ -26,10 +26,11 @@ Rows = slice | Tensor
 
 
 class ClassCentres(nn.Module):
-    """Rows [first, last) of the matrix of class centres (num_classes, dim), with their momentum.
+    """Rows [first, last) of the matrix of class centres (num_classes * subcentres, dim).
 
-    `table[row]` is (parts, width): the weight, then the momentum if there is one, as `format` lays
-    them out. Both are next to each other in memory, so that a drawn class costs one page, not two.
+    The rows of a class follow each other and are on one shard. `table[row]` is (parts, width): the
+    weight, then its moments (momentum of SGD; first and second moment of AdamW), as `format` lays
+    them out. They are next to each other in memory, so that a drawn class costs one page.
 
     A row gets its start value, N(0, 0.01) as a function of seed and class, when it is first read.
     Until then the table is memory that the system has reserved but not committed.
@@ -38,6 +39,9 @@ class ClassCentres(nn.Module):
     this class waits for it, those of `state_dict` and copies included; `buffers()` does not.
     """
 
+    counts: Tensor
+    """Draws of each row, (rows,) int32, where the optimizer needs them; else (0,)."""
+
     def __init__(
         self,
         num_classes: int,
@@ -45,7 +49,9 @@ class ClassCentres(nn.Module):
         shard: Group,
         *,
         dtype: torch.dtype = torch.float32,
-        momentum: bool = True,
+        parts: int = 2,
+        subcentres: int = 1,
+        counts: bool = False,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
@@ -58,11 +64,19 @@ class ClassCentres(nn.Module):
         self.num_classes, self.dim, self.shard, self.seed = num_classes, dim, shard, seed
         self.format = FORMATS[dtype]
         self.aside = make_aside(torch.device(device))
-        self.classes = shard_range(num_classes, shard.size, shard.rank)
-        shape = (len(self.classes), 1 + momentum, dim + self.format.extra)
+        self.subcentres = subcentres
+        classes = shard_range(num_classes, shard.size, shard.rank)
+        self.rows = range(classes.start * subcentres, classes.stop * subcentres)
+        """Those of the whole matrix that are here."""
+        shape = (len(self.rows), parts, dim + self.format.extra)
         _check_room(shape, self.format.stored, torch.device(device))
         self.register_buffer("table", torch.zeros(shape, dtype=self.format.stored, device=device))
         use_huge_pages(self.table)
+        shape_of_counts = (len(self.rows) if counts else 0,)
+        self.register_buffer(
+            "counts", torch.zeros(shape_of_counts, dtype=torch.int32, device=device),
+            persistent=counts,
+        )  # fmt: skip
         self._copied, self._stored = (self.table.new_empty(0) for _ in range(2))
         self._numbers = self.table.new_empty(0, dtype=self.format.numbers)
         self._state = self._numbers
@@ -90,7 +104,7 @@ class ClassCentres(nn.Module):
         return self.__dict__
 
     def __len__(self) -> int:
-        return len(self.classes)
+        return len(self.rows)
 
     def weight(self, rows: Rows) -> Tensor:
         """The centres of `rows`, not normalised; (k, dim). Good until the next call."""
@@ -108,31 +122,40 @@ class ClassCentres(nn.Module):
             self._start_(numbers[fresh])
             self._maybe_fresh[rows] = False
 
-    def read(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Weight and momentum of `rows`, each (k, dim), to be changed in place for `write_`.
+    def state(self, rows: Rows) -> Tensor:
+        """Weight and moments of `rows`, (k, parts, dim), to be changed in place for `write_`.
 
-        Views of the table for a slice of exact numbers; else copies, in memory that the next
-        `read` or `weight` uses again: fresh memory would have to be zeroed by the kernel each time.
-        `weight(rows)` or `touch_(rows)` must have been asked for before.
+        A view of the table for a slice of exact numbers; else a copy, in memory that the next
+        `state` or `weight` uses again: fresh memory would have to be zeroed by the kernel each
+        time. `weight(rows)` or `touch_(rows)` must have been asked for before.
         """
         parts = self.table.shape[1]
         self._stored = self._gather(rows, parts)
         self._state = self.format.decode(self._stored, self._room(len(self._stored), parts))
-        if parts == 2:
-            return self._state[:, 0], self._state[:, 1]
-        return self._state[:, 0], torch.zeros_like(self._state[:, 0])
+        return self._state
+
+    def read(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Weight and momentum of `rows`, each (k, dim), as `state`; zeros if none is kept."""
+        state = self.state(rows)
+        momentum = state[:, 1] if state.shape[1] > 1 else torch.zeros_like(state[:, 0])
+        return state[:, 0], momentum
+
+    def count_(self, rows: Rows) -> Tensor:
+        """Count one more draw of `rows`; returns the number of each, (k,)."""
+        self.counts[rows] += 1
+        return self.counts[rows]
 
     def write_(self, rows: Rows, key: Key) -> None:
-        """Put back what `read(rows)` gave, as it is now. Other rows keep every bit.
+        """Put back what `state(rows)` gave, as it is now. Other rows keep every bit.
 
-        Where numbers are rounded, the random bits are a function of `key`, class, part and column.
+        Where numbers are rounded, the random bits are a function of `key`, row, part and column.
         """
         bits = None
         if self.format.rounds:
             numbers = rows if isinstance(rows, Tensor) else _numbers(rows, len(self), self._device)
             counters = torch.arange(self._state[0].numel(), device=self._device)
-            classes = (numbers + self.classes.start)[:, None]
-            bits = key.child(classes).bits(counters).view(self._state.shape)
+            matrix_rows = (numbers + self.rows.start)[:, None]
+            bits = key.child(matrix_rows).bits(counters).view(self._state.shape)
         self.format.encode_(self._stored, self._state, bits)
         if isinstance(rows, Tensor):
             _words(self.table)[rows] = _words(self._stored)
@@ -159,18 +182,26 @@ class ClassCentres(nn.Module):
             self.touch_(slice(first, first + step))
         self._all_started = True
 
-    def put_(self, rows: Tensor, state: Tensor) -> None:
-        """Store weight and momentum (k, 2, dim) of another matrix; zeros are an untouched row."""
+    def put_(self, rows: Tensor, state: Tensor, counts: Tensor | None = None) -> None:
+        """Store rows (k, parts, dim) of another matrix, and their draws; zeros: an untouched row.
+
+        Moments of another optimizer are left out, and the row starts with none.
+        """
         parts = self.table.shape[1]
+        other = 3 in (parts, state.shape[1]) and parts != state.shape[1]
+        kept = state[:, : 1 if other else parts]
         stored = self.table.new_zeros(len(rows), *self.table.shape[1:])
-        self.format.encode_(
-            stored, state[:, :parts].to(self.table.device, self._numbers.dtype), None
-        )
-        self.table[rows.to(self.table.device)] = stored
+        numbers = self._numbers.new_zeros(len(rows), parts, self.dim)
+        numbers[:, : kept.shape[1]] = kept.to(numbers)
+        self.format.encode_(stored, numbers, None)
+        here = rows.to(self.table.device)
+        self.table[here] = stored
+        if counts is not None and len(self.counts) and not other:
+            self.counts[here] = counts.to(self.counts)
         self._all_started = False
 
     def full(self) -> Tensor:
-        """The whole matrix (num_classes, dim) on every rank, by a collective; for small ones."""
+        """The whole matrix on every rank, by a collective; for small ones."""
         self.start_()
         out = self._numbers.new_empty(len(self), 1, self.dim)
         return self.shard.gather_rows(self.format.decode(self.table[:, :1], out)[:, 0])
@@ -182,11 +213,11 @@ class ClassCentres(nn.Module):
             from facescale.kernels.cuda.start import start_
 
             drawn = Drawn(self.table, self.dim, len(rows), rows)
-            start_(drawn, key(self.seed, START), self.classes.start, INIT_STD)
+            start_(drawn, key(self.seed, START), self.rows.start, INIT_STD)
             return
         for some in rows.split(self._start_rows):
             state = self._numbers.new_zeros(len(some), 1, self.dim)
-            state[:, 0] = start_values(self.seed, some + self.classes.start, self.dim)
+            state[:, 0] = start_values(self.seed, some + self.rows.start, self.dim)
             stored = self.table.new_zeros(len(some), *self.table.shape[1:])
             self.format.encode_(stored[:, :1], state, None)
             self.table[some] = stored
@@ -218,6 +249,14 @@ def _look_again(centres: ClassCentres, _: object) -> None:
     centres.look_again_()
 
 
+def rows_of_classes(classes: Tensor, subcentres: int) -> Tensor:
+    """The rows of classes (k,), in order; (k * subcentres,)."""
+    if subcentres == 1:
+        return classes
+    own = torch.arange(subcentres, device=classes.device)
+    return (classes[:, None] * subcentres + own).flatten()
+
+
 def _check_room(shape: tuple[int, ...], stored: torch.dtype, device: torch.device) -> None:
     """Fail now: memory that is only reserved would run out in the middle of a run."""
     needed = torch.Size(shape).numel() * stored.itemsize
@@ -229,20 +268,20 @@ def _check_room(shape: tuple[int, ...], stored: torch.dtype, device: torch.devic
         )
 
 
-def start_values(seed: int, classes: Tensor, dim: int) -> Tensor:
-    """N(0, 0.01) as a function of (seed, class, column), float32; (k, dim).
+def start_values(seed: int, rows: Tensor, dim: int) -> Tensor:
+    """N(0, 0.01) as a function of (seed, row, column), float32; (k, dim).
 
     The same for any sharding. Compiled and torch's numbers differ by 1e-8 at most.
     """
     start = key(seed, START)
-    kernels = library("head") if classes.device.type == "cpu" else None
+    kernels = library("head") if rows.device.type == "cpu" else None
     if kernels is None:
-        return start.child(classes[:, None]).normal(dim) * INIT_STD
-    out, classes = torch.empty(len(classes), dim), classes.contiguous()
+        return start.child(rows[:, None]).normal(dim) * INIT_STD
+    out, rows = torch.empty(len(rows), dim), rows.contiguous()
     kernels.head_start(
         *(ctypes.c_uint32(word) for word in start),
-        ctypes.c_void_p(classes.data_ptr()),
-        ctypes.c_int64(len(classes)),
+        ctypes.c_void_p(rows.data_ptr()),
+        ctypes.c_int64(len(rows)),
         ctypes.c_int32(dim),
         ctypes.c_float(INIT_STD),
         ctypes.c_void_p(out.data_ptr()),

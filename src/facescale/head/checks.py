@@ -1,13 +1,17 @@
 """What a head refuses: values out of their range, and labels outside the classes."""
 
 import math
+import os
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from facescale.head.late import LateNumbers
+from facescale.head.rules import RuleName
 from facescale.head.step import Products
+
+IMPORTED_BY = os.getpid()
 
 
 class LabelCheck:
@@ -70,9 +74,55 @@ def check_values(
             raise ValueError(f"{name} must be {wanted}, got {value}")
 
 
-def check_products(products: str) -> None:
-    """Raise ValueError for a way to round products that there is not."""
-    if products not in get_args(Products):
+def check_choices(
+    subcentres: int,
+    interclass_filter: float | None,
+    products: str,
+    optimizer: str,
+    dtype: torch.dtype,
+) -> None:
+    """Raise ValueError for a way to train the class centres that there is not."""
+    if not 1 <= subcentres <= 255:
+        raise ValueError(f"subcentres must be in [1, 255], got {subcentres}")
+    if interclass_filter is not None and not 0.0 < interclass_filter <= 1.0:
+        raise ValueError(f"interclass_filter must be in (0, 1], got {interclass_filter}")
+    for name, value, known in (
+        ("products", products, get_args(Products)),
+        ("optimizer", optimizer, get_args(RuleName)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if optimizer == "adamw" and dtype == torch.int8:
         raise ValueError(
-            f"products must be one of {', '.join(get_args(Products))}, got {products!r}"
+            "AdamW's second moments have too wide a range for int8 class centres; take float32 or "
+            "bfloat16 (head.rows)"
         )
+
+
+def refuse_threads_after_fork() -> None:
+    """Raise RuntimeError where OpenMP would wait for threads that a fork has not copied."""
+    threads = torch.get_num_threads()
+    if threads > 1 and os.getpid() != IMPORTED_BY:
+        raise RuntimeError(
+            f"this process was forked and is set to {threads} threads, which can hang: call "
+            "torch.set_num_threads(1) in it first, or start it by 'spawn'"
+        )
+
+
+def check_labels(labels: Tensor) -> None:
+    """Raise ValueError unless the labels are whole numbers (b,)."""
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"labels are {tuple(labels.shape)} {labels.dtype}, expected whole numbers of "
+            "shape (batch,)"
+        )
+
+
+def check_call(embeddings: Tensor, labels: object, lr: float, dim: int) -> None:
+    """Raise ValueError for embeddings that are not (b, dim), other labels (b,), or a wrong rate."""
+    if embeddings.ndim != 2 or embeddings.shape[1] != dim:
+        raise ValueError(f"embeddings are {tuple(embeddings.shape)}, expected (batch, {dim})")
+    if isinstance(labels, Tensor) and labels.shape != embeddings.shape[:1]:
+        raise ValueError(f"labels are {tuple(labels.shape)}, expected ({len(embeddings)},)")
+    if not 0.0 <= lr < math.inf:
+        raise ValueError(f"lr must be a number of 0 or more, got {lr}")

@@ -1,7 +1,7 @@
 """The head: class centres on a mesh, sampled for each step, updated in the backward pass."""
 
 import math
-import os
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,20 +9,37 @@ from torch import Tensor, nn
 from facescale.distributed import Mesh, make_mesh
 from facescale.head.aside import AtOnce
 from facescale.head.centres import ROUNDING, SAMPLING, ClassCentres
-from facescale.head.checks import LabelCheck, check_products, check_values
+from facescale.head.checks import (
+    LabelCheck,
+    check_call,
+    check_choices,
+    check_labels,
+    check_values,
+    refuse_threads_after_fork,
+)
 from facescale.head.draw import NONE, Sample, draw_rows
 from facescale.head.gather import LabelGather
-from facescale.head.margins import TargetMargin, arcface, observe_, penalty, scaled
+from facescale.head.lengths import normalise
+from facescale.head.margins import (
+    Others,
+    TargetMargin,
+    arcface,
+    observe_,
+    observe_cosines_,
+    others_of,
+    penalty,
+    reweights,
+    scaled,
+)
+from facescale.head.rules import RuleName, make_rule
 from facescale.head.share import JOINT_SAMPLES, Share
-from facescale.head.softmax import MarginSoftmax
+from facescale.head.softmax import MarginSoftmax, own_cosines
 from facescale.head.step import Products, Step
 from facescale.head.step import logits_budget as default_budget
 from facescale.head.walks import make_walk
 from facescale.kernels.cuda import head_kernels_serve
 from facescale.random import key
 
-SMALLEST_NORM = 1e-12  # of an embedding, as torch.nn.functional.normalize
-IMPORTED_BY = os.getpid()
 
 
 class MarginHead(nn.Module):
@@ -46,12 +63,17 @@ class MarginHead(nn.Module):
         shards: Parts of the matrix; must divide the number of ranks. None: one for each rank.
         dtype: How the centres are stored: float32; bfloat16 or int8 (with a scale for each row),
             rounded at random; or float64 for proofs. The head computes in float32 or float64.
-        momentum: Of the centres' SGD, in [0, 1); at 0 none is kept, which halves the memory.
-        weight_decay: Of the centres' SGD, on sampled rows; at least 0.
+        momentum: Of SGD, in [0, 1); at 0 none is kept, which halves the memory.
+        weight_decay: On sampled rows; at least 0.
         seed: Of start values, samples and rounding; the same on all ranks.
         device: Where the centres are.
         logits_budget: Bytes of logits kept between forward and backward; above, recomputed. None:
             256 MiB, and a sixteenth of the memory of a CUDA device.
+        subcentres: Centres of each class; its logit is that of the nearest one. They are on one
+            shard, and drawn together.
+        interclass_filter: Cosines to other classes above it become 0 and get no gradient, as
+            arcface_torch does against noisy labels; in (0, 1].
+        optimizer: "sgd" with `momentum`, or "adamw"; see `rules`.
         products: How kernels on a CUDA device round the factors of a product: "tf32x3" (as accurate
             as float32), "tf32" or "bf16". Elsewhere products are those of float32.
         joint_samples: Copies of a shard compute with each other's samples, instead of summing
@@ -79,6 +101,9 @@ class MarginHead(nn.Module):
         seed: int = 0,
         device: torch.device | str = "cpu",
         logits_budget: int | None = None,
+        subcentres: int = 1,
+        interclass_filter: float | None = None,
+        optimizer: RuleName = "sgd",
         products: Products = "tf32x3",
         joint_samples: int | None = None,
         overlap: bool = True,
@@ -86,34 +111,37 @@ class MarginHead(nn.Module):
         super().__init__()
         refuse_threads_after_fork()
         check_values(num_classes, embedding_dim, scale, sample_rate, momentum, weight_decay, seed)
-        check_products(products)
-        device = torch.device(device)
+        check_choices(subcentres, interclass_filter, products, optimizer, dtype)
         self.margin = arcface(0.5) if margin is None else margin
         if isinstance(self.margin, nn.Module):
             self.margin.to(device)
         self.margin_fraction = 1.0
-        """How much of the margin is asked for, from 0.0 (none) to 1.0; for a warm-up."""
-        self.scale, self.sample_rate, self.seed = scale, sample_rate, seed
-        self.momentum, self.weight_decay, self.products = momentum, weight_decay, products
+        """How much of the margin is asked for, 0.0 to 1.0; for a warm-up."""
+        self.scale, self.sample_rate, self.interclass_filter = scale, sample_rate, interclass_filter
+        self.rule = make_rule(optimizer, momentum, weight_decay)
+        self.seed, self.products = seed, products
         self.logits_budget = default_budget(device) if logits_budget is None else logits_budget
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
-        self.mesh: Mesh = make_mesh(shards, device.type)
+        self.mesh: Mesh = make_mesh(shards, torch.device(device).type)
         self.centres = ClassCentres(
             num_classes,
             embedding_dim,
             self.mesh.shard,
             dtype=dtype,
-            momentum=momentum > 0,
+            parts=self.rule.parts,
+            subcentres=subcentres,
+            counts=self.rule.counts,
             device=device,
             seed=seed,
         )
         self.centres.aside = self.centres.aside if overlap else AtOnce()
         self.num_steps = 0
         """Draws so far: the key of the next one. A part of `state_dict`."""
-        limit = JOINT_SAMPLES.get(device.type, JOINT_SAMPLES["cuda"])
+        limit = JOINT_SAMPLES.get(torch.device(device).type, JOINT_SAMPLES["cuda"])
         self.joint_samples = limit if joint_samples is None else joint_samples
         self._gather_labels = LabelGather(self.mesh.world)
-        deferred = head_kernels_serve(self.centres.table, embedding_dim)
+        asks = subcentres > 1 or interclass_filter or reweights(self.margin) or optimizer != "sgd"
+        deferred = not asks and head_kernels_serve(self.centres.table, embedding_dim)
         self._check_labels = LabelCheck(num_classes, deferred=deferred)
 
     @property
@@ -152,16 +180,15 @@ class MarginHead(nn.Module):
                 rank alike. With kernels on a CUDA device such a label is reported by the next call,
                 or by `settle`; its own step has a loss of NaN and changes nothing.
         """
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise ValueError(
-                f"labels are {tuple(labels.shape)} {labels.dtype}, expected whole numbers of "
-                "shape (batch,)"
-            )
+        check_labels(labels)
         with torch.no_grad():
             everyones, counts = self._gather_labels(labels.long(), counts)
             bad = self._check_labels(everyones, self.num_steps)
-            num_rows = len(self.centres)
-            place = everyones - self.centres.classes.start
+            num_rows, start = (
+                size // self.centres.subcentres
+                for size in (len(self.centres), self.centres.rows.start)
+            )
+            place = everyones - start
             rows = None
             if self.sample_rate < 1.0:
                 # At least one row, or the shard's part of the sum would be empty.
@@ -200,7 +227,8 @@ class MarginHead(nn.Module):
             ValueError: Wrong shapes, a negative `lr`, or a label outside the classes; the latter on
                 every rank alike.
         """
-        self._check_call(embeddings, labels, lr)
+        check_call(embeddings, labels, lr, self.embedding_dim)
+        refuse_threads_after_fork()
         sample = labels if isinstance(labels, Sample) else self.draw(labels)
         share, drawn = sample.share, sample.share.group_counts[self.mesh.shard.rank]
         if len(embeddings) != drawn:
@@ -213,13 +241,16 @@ class MarginHead(nn.Module):
             bad = all_norms.isnan().any()
             if sample.bad is not None:
                 bad = bad | sample.bad
-            step = self._step(batch, sample, bad, lr)
-            walk = make_walk(step)
-            if not walk.defers and bool(bad):
+            if not self.defers and bool(bad):
                 return unit.sum() * math.nan
             if self.training:
                 observe_(self.margin, all_norms, bad)
             margin = scaled(self.margin, self.margin_fraction)
+            step = self._step(batch, sample, bad, lr)
+            step = replace(step, others=self._others(margin, step))
+            walk = make_walk(step)
+            if not walk.defers and bool(bad):
+                return unit.sum() * math.nan
             loss: Tensor = MarginSoftmax.apply(unit, norm, walk, step, norms, margin)  # type: ignore[no-untyped-call]
             loss = loss + penalty(self.margin, norm) / share.global_batch
             return loss * torch.where(bad, math.nan, 1.0) if walk.defers else loss
@@ -230,8 +261,7 @@ class MarginHead(nn.Module):
             replicate=sample.share.replicate,
             scale=self.scale,
             lr=lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
+            rule=self.rule,
             batch=batch,
             sample=sample,
             key=key(self.seed, ROUNDING, sample.step),
@@ -240,34 +270,11 @@ class MarginHead(nn.Module):
             products=self.products,
         )
 
-    def _check_call(self, embeddings: Tensor, labels: Tensor | Sample, lr: float) -> None:
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.embedding_dim:
-            raise ValueError(
-                f"embeddings are {tuple(embeddings.shape)}, expected (batch, {self.embedding_dim})"
-            )
-        if isinstance(labels, Tensor) and labels.shape != embeddings.shape[:1]:
-            raise ValueError(f"labels are {tuple(labels.shape)}, expected ({len(embeddings)},)")
-        if not 0.0 <= lr < math.inf:
-            raise ValueError(f"lr must be a number of 0 or more, got {lr}")
-        refuse_threads_after_fork()
-
-
-def normalise(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings (b, dim) of length 1, and the length that they had, (b,)."""
-    # Near either end of the type's range, squares would be 0 or infinite. So divide by a power of 2
-    # that is about as large as the largest number; elsewhere that changes no bit of the result.
-    largest = embeddings.detach().abs().amax(dim=1, keepdim=True)
-    size = (largest / (2 * largest.frexp().mantissa)).where(largest != 0, 1.0)
-    within = embeddings / size
-    norm = torch.linalg.vector_norm(within, dim=1, keepdim=True)
-    return within / norm.clamp_min(SMALLEST_NORM), (norm * size)[:, 0]
-
-
-def refuse_threads_after_fork() -> None:
-    """Raise RuntimeError where OpenMP would wait for threads that a fork has not copied."""
-    threads = torch.get_num_threads()
-    if threads > 1 and os.getpid() != IMPORTED_BY:
-        raise RuntimeError(
-            f"this process was forked and is set to {threads} threads, which can hang: call "
-            "torch.set_num_threads(1) in it first, or start it by 'spawn'"
-        )
+    def _others(self, margin: TargetMargin, step: Step) -> Others | None:
+        """What this step makes of the cosines to other classes."""
+        own = None
+        if reweights(margin):
+            own = own_cosines(step)
+            if self.training:
+                observe_cosines_(self.margin, step.sample.share.everyones(own))
+        return others_of(margin, own, self.interclass_filter)

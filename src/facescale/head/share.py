@@ -62,8 +62,11 @@ class Share:
         if self.joint:
             both = gather_rows(self.mesh.replicate, both, self.groups)
         batch, norms = both[:, :-1].contiguous(), both[:, -1].contiguous()
-        everyones = norms if self.joint else gather_rows(self.replicate, norms, self.groups)
-        return batch, norms, everyones
+        return batch, norms, self.everyones(norms)
+
+    def everyones(self, numbers: Tensor) -> Tensor:
+        """Numbers of the batch (B,) to those of the global batch. A collective unless `joint`."""
+        return numbers if self.joint else gather_rows(self.replicate, numbers, self.groups)
 
     def scatter(self, gradient: Tensor) -> Tensor:
         """Sum (B, dim) over the shards and keep the rows of this rank, (b, dim). A collective."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from facescale.distributed import Group
+from facescale.head.centres import rows_of_classes
 from facescale.head.margins import TargetMargin, value_and_slopes
 from facescale.head.step import Step
 from facescale.head.walks import Walk
@@ -72,13 +73,30 @@ class MarginSoftmax(torch.autograd.Function):
         return own, factor * to_norm, None, None, None, None
 
 
+def own_cosines(step: Step) -> Tensor:
+    """The cosine of each sample of the batch to the nearest centre of its class; (B,)."""
+    sample, centres = step.sample, step.centres
+    here = sample.place >= 0
+    classes = sample.place.where(here, 0)
+    if sample.rows is not None and len(sample.rows):
+        classes = sample.rows[classes]
+    own = torch.zeros(len(here), dtype=torch.float64, device=step.batch.device)
+    if here.any():
+        rows = rows_of_classes(classes[here], centres.subcentres)
+        weight = centres.weight(rows).unflatten(0, (-1, centres.subcentres))
+        unit = weight / torch.linalg.vector_norm(weight, dim=2, keepdim=True).clamp_min(1e-12)
+        own[here] = (unit @ step.batch[here][:, :, None])[:, :, 0].amax(dim=1).double()
+    return step.sample.share.group.all_reduce_(own).to(step.batch.dtype)
+
+
 def combine(
     scale: float, shard: Group, log_sum: Tensor, own_cosine: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Join the shards' statistics in one sum; (B,), (B,) of float64.
 
-    A logit is at most `scale`, known beforehand, so exponentials relative to that bound
-    can be added up as they are: in float64 none that matters is lost (exp(-2 * 300) > 1e-261).
+    A cosine is at most 1, and at most 2 where a margin has made more of it. So exponentials
+    relative to `scale` can be added up as they are: in float64 none that matters is lost, as
+    exp(-2 * 300) > 1e-261 and exp(300) < 1e131.
     """
     statistics = torch.stack([(log_sum.double() - scale).exp(), own_cosine.double()])
     total, own_cosine = shard.all_reduce_(statistics)

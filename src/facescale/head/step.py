@@ -9,6 +9,8 @@ from torch import Tensor
 from facescale.distributed import Group
 from facescale.head.centres import ClassCentres
 from facescale.head.draw import Sample
+from facescale.head.margins.target import Others
+from facescale.head.rules import SGD, Rule
 from facescale.random import Key
 
 Products = Literal["tf32x3", "tf32", "bf16"]
@@ -41,8 +43,7 @@ class Step:
     """Copies of this shard whose gradients are summed."""
     scale: float
     lr: float
-    momentum: float
-    weight_decay: float
+    rule: Rule
     batch: Tensor
     """Unit embeddings; (B, dim)."""
     sample: Sample
@@ -53,3 +54,11 @@ class Step:
     bad: Tensor
     """Not 0: the batch has a wrong label or an embedding that is not finite; (1,) int32."""
     products: Products = "tf32x3"
+    others: Others | None = None
+    """What the softmax takes for cosines to other classes; None: the cosines themselves."""
+
+    @property
+    def plain_rule(self) -> SGD | None:
+        """SGD's rates, in a step that every walk knows: one centre a class, cosines as they are."""
+        plain = self.centres.subcentres == 1 and self.others is None
+        return self.rule if plain and isinstance(self.rule, SGD) else None

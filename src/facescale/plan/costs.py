@@ -11,6 +11,7 @@ from facescale.backbones.backbone import IMAGE_SHAPE, Backbone
 from facescale.config import BackboneConfig, Config, OptimConfig, TrainConfig
 from facescale.distributed import Group
 from facescale.head import MarginHead
+from facescale.head.rules import RuleName
 from facescale.head.step import LOGITS_BUDGET
 from facescale.head.walks.blocks import block_rows
 from facescale.plan.ledger import Ledger
@@ -154,18 +155,21 @@ def head_cost(
     device_type: str = "cpu",
     stored: torch.dtype = torch.float32,
     momentum: float = 0.9,
+    subcentres: int = 1,
+    optimizer: RuleName = "sgd",
 ) -> HeadCost:
-    """The cost of `rows` class centres on a rank whose shard group brings `batch` embeddings.
+    """The cost of `rows` classes on a rank whose shard group brings `batch` embeddings.
 
-    `stored` and `momentum` are those of `MarginHead`: they decide the bytes of a row.
+    `stored`, `momentum`, `subcentres` and `optimizer` are those of `MarginHead`: they decide the
+    bytes of a class.
 
     The real head walks two small blocks on the CPU; the rest is a straight line in the rows.
     """
     drawn = min(rows, max(1, int(sample_rate * rows)) + (batch if sample_rate < 1 else 0))
-    block = min(drawn, block_rows(device_type))
+    block = min(drawn, max(1, block_rows(device_type) // subcentres))
     kept = min(drawn, LOGITS_BUDGET // (4 * batch))
     draw = _DRAW_BYTES * drawn if sample_rate < 1 else 0
-    kind = (stored, momentum)
+    kind = Kind(stored, momentum, subcentres, optimizer)
     walk = _block_bytes(block, sample_rate < 1, dim, batch, kind)
     return HeadCost(
         centres=rows * _row_bytes(dim, kind),
@@ -178,8 +182,13 @@ _DRAW_BYTES = 100
 """Of a drawn row, while a sample is drawn: its number and the sort that makes numbers distinct."""
 
 
-Kind = tuple[torch.dtype, float]
-"""How rows are stored, and their momentum."""
+class Kind(NamedTuple):
+    """What decides the bytes of a class: options of `MarginHead`."""
+
+    dtype: torch.dtype
+    momentum: float
+    subcentres: int
+    optimizer: RuleName
 
 
 def _block_bytes(rows: int, sampled: bool, dim: int, batch: int, kind: Kind) -> int:
@@ -198,10 +207,7 @@ def _block_bytes(rows: int, sampled: bool, dim: int, batch: int, kind: Kind) -> 
 def _probe(rows: int, sampled: bool, dim: int, batch: int, kind: Kind) -> int:
     """Most bytes at once of a real step over one block of `rows`, without its kept logits."""
     rate = 0.5 if sampled else 1.0
-    stored, momentum = kind
-    head = MarginHead(
-        int(rows / rate), dim, sample_rate=rate, shards=1, dtype=stored, momentum=momentum
-    )
+    head = MarginHead(int(rows / rate), dim, sample_rate=rate, shards=1, **kind._asdict())
     embeddings = torch.randn(batch, dim, requires_grad=True)
     head.centres.start_()
     with Ledger() as ledger:
@@ -212,7 +218,6 @@ def _probe(rows: int, sampled: bool, dim: int, batch: int, kind: Kind) -> int:
 
 @lru_cache(maxsize=8)
 def _row_bytes(dim: int, kind: Kind) -> int:
-    """Bytes of one class centre, with all that is kept of it."""
-    stored, momentum = kind
-    head = MarginHead(64, dim, shards=1, dtype=stored, momentum=momentum)
+    """Bytes of the centres of one class, with all that is kept of them."""
+    head = MarginHead(64, dim, shards=1, **kind._asdict())
     return _num_bytes(*head.parameters(), *head.buffers()) // 64

@@ -99,6 +99,8 @@ class Planner:
             self.device_type,
             rows_dtype(self.config),
             centres_momentum(self.config),
+            self.config.head.subcentres,
+            self.config.optim.head_name,
         )
         in_head = head.logits + head.temporaries
         going_back = backbone.peak - backbone.activations

@@ -42,6 +42,7 @@ def save(state: TrainState, output: Path, best: int | None = None) -> None:
         order=order_of(state.config.data, state.dataset),
         backbone=dict(state.backbone.spec),
         optimizer=type(state.optimizer).__name__,
+        subcentres=state.head.centres.subcentres,
     )
     centres, mesh = state.head.centres, state.head.mesh
     with averaged_statistics(state.backbone, state.world) as own:
@@ -50,7 +51,8 @@ def save(state: TrainState, output: Path, best: int | None = None) -> None:
             shared=shared,
             own={STATISTICS: own},
             centres=centres.table,
-            first=centres.classes.start if mesh.replicate.rank == 0 else None,
+            first=centres.rows.start if mesh.replicate.rank == 0 else None,
+            counts=centres.counts if len(centres.counts) else None,
             finite=tensors.are_finite(shared.values()) and tensors.rows_are_finite(centres.table),
         )
         folder, keep = output / "checkpoints", state.config.checkpoint.keep
@@ -124,7 +126,8 @@ def _fill_(state: TrainState, saved: record.Record, path: Path) -> None:
     centres = state.head.centres
     tensors.check_stored(path, saved, kind_of(centres.table))
     tensors.read_shared_(path, state.backbone, state.optimizer, state.head)
-    tensors.read_rows_(path, centres.classes.start, centres.table)
+    tensors.read_rows_(path, centres.rows.start, centres.table)
+    tensors.read_counts_(path, centres.rows.start, centres.counts)
     centres.look_again_()
     if saved.ranks == state.world.size:
         like = read_statistics(state.backbone)
@@ -134,7 +137,7 @@ def _fill_(state: TrainState, saved: record.Record, path: Path) -> None:
 
 def _check_same_run(state: TrainState, saved: record.Record, path: Path) -> None:
     """ValueError where the checkpoint is of a run that began with another config or other data."""
-    num_classes = saved.centres.shape[0]
+    num_classes = saved.num_classes
     if num_classes != state.head.num_classes:
         raise ValueError(
             f"{path}: has {num_classes} classes, but this run has {state.head.num_classes}; "
@@ -158,6 +161,7 @@ def _check_same_run(state: TrainState, saved: record.Record, path: Path) -> None
     ours: dict[str, Any] = {
         "backbone": state.backbone.spec,
         "optimizer": type(state.optimizer).__name__,
+        "subcentres": state.head.centres.subcentres,
     }
     for part, mine in ours.items():
         if (theirs := getattr(saved.run, part)) != mine:

@@ -35,8 +35,14 @@ def begin_from_(state: TrainState, start: StartConfig) -> None:
             f"{path}: its backbone is {saved.run.backbone}, but this run's is "
             f"{state.backbone.spec}; choose the same one"
         )
+    subcentres = state.head.centres.subcentres
+    if saved.run.subcentres != subcentres:
+        raise ValueError(
+            f"{path}: has {saved.run.subcentres} class centres of each identity, but this run "
+            f"{subcentres}; set head.subcentres to that"
+        )
     same_people = saved.run.people in (None, state.found.people)
-    num_old, num_new = saved.centres.shape[0], state.head.num_classes
+    num_old, num_new = saved.num_classes, state.head.num_classes
     with state.world.all_or_none():
         old_labels = _old_labels(start, num_old, num_new, same_people)
     check_same(state.world, {"digest of the old labels": digest([old_labels.numpy()])})
@@ -49,13 +55,19 @@ def take_over_(centres: ClassCentres, path: Path, old_labels: Tensor) -> None:
 
     `old_labels` (num_classes,) says where each class was, or `NEW`.
     """
-    mine = old_labels[centres.classes.start : centres.classes.stop]
+    first_rows = torch.where(old_labels == NEW, NEW, old_labels * centres.subcentres)[:, None]
+    own = torch.arange(centres.subcentres)
+    old_rows = torch.where(first_rows == NEW, NEW, first_rows + own).flatten()
+    mine = old_rows[centres.rows.start : centres.rows.stop]
     num_old = tensors.num_centres(path)
     for first in range(0, num_old, tensors.PIECE_ROWS):
         piece = range(first, min(first + tensors.PIECE_ROWS, num_old))
         here = ((mine >= piece.start) & (mine < piece.stop)).nonzero().flatten()
         if len(here):
-            centres.put_(here, tensors.read_centres(path, piece)[mine[here] - first])
+            places = mine[here] - first
+            counts = torch.zeros(len(piece), dtype=torch.int32)
+            tensors.read_counts_(path, first, counts)
+            centres.put_(here, tensors.read_centres(path, piece)[places], counts[places])
 
 
 def _old_labels(start: StartConfig, num_old: int, num_new: int, same_people: bool) -> Tensor:

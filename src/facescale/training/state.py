@@ -225,6 +225,9 @@ def _make_head(
         products=config.head.products,
         overlap=config.head.overlap,
         logits_budget=None if config.head.logits_mib is None else config.head.logits_mib << 20,
+        subcentres=config.head.subcentres,
+        interclass_filter=config.head.interclass_filter,
+        optimizer=optim.head_name,
     )
 
 

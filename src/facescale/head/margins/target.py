@@ -19,6 +19,11 @@ class TargetMargin(Protocol):
     - `observe_(norms)`: called once a training step, before the margin, with the norms (B,) of the
       whole global batch, the same on every rank. What the margin keeps of them has to be a buffer:
       a margin that is an `nn.Module` becomes a part of the head and of its `state_dict`.
+    - `others(cosine, own)`: what the softmax takes for the cosines to other classes, (classes, B),
+      where those to the own classes are `own`, (B,); it returns values and slopes, both
+      (classes, B). The head then computes the own cosines in a pass of their own, first.
+    - `observe_cosines_(cosines)`: called as `observe_`, with the cosines to the own classes (B,),
+      before the margin; of a margin with `others` alone.
     - `penalty(norm)`: what is added to the loss of each sample, (B,) to (B,), differentiable.
     - `scaled(fraction)`: the margin on its way from none (0.0) to all of it (1.0). Without it, the
       head goes straight from the plain cosine to the margin's.
@@ -28,6 +33,9 @@ class TargetMargin(Protocol):
         """The cosine after the margin; (B,), (B,) to (B,). `norm` is the embedding's length."""
         ...
 
+
+Others = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Cosines to other classes (classes, B) to what the softmax takes for them, and the slopes."""
 
 Factory = TypeVar("Factory", bound=Callable[..., TargetMargin])
 _FACTORIES: dict[str, Callable[..., TargetMargin]] = {}
@@ -83,14 +91,61 @@ def penalty(margin: TargetMargin, norm: Tensor) -> Tensor | float:
 @torch.no_grad()
 def observe_(margin: TargetMargin, norms: Tensor, bad: Tensor) -> None:
     """Show the norms (n,) of the global batch to a margin that asks for them, unless `bad`, ()."""
-    observe: Callable[[Tensor], None] | None = getattr(margin, "observe_", None)
+    _show_(margin, "observe_", norms, bad)
+
+
+@torch.no_grad()
+def observe_cosines_(margin: TargetMargin, cosines: Tensor) -> None:
+    """Show the own cosines (n,) of the global batch to a margin that asks for them.
+
+    What it keeps stays as it was where one of them is not finite.
+    """
+    _show_(margin, "observe_cosines_", cosines, ~cosines.isfinite().all())
+
+
+def _show_(margin: TargetMargin, method: str, numbers: Tensor, bad: Tensor) -> None:
+    observe: Callable[[Tensor], None] | None = getattr(margin, method, None)
     if observe is None:
         return
     buffers = list(margin.buffers()) if isinstance(margin, nn.Module) else []
     before = [buffer.clone() for buffer in buffers]
-    observe(norms)
+    observe(numbers)
     for buffer, kept in zip(buffers, before, strict=True):
         buffer.copy_(torch.where(bad, kept, buffer))
+
+
+def reweights(margin: TargetMargin) -> bool:
+    """Whether the margin changes the cosines to other classes."""
+    return hasattr(margin, "others")
+
+
+def others_of(
+    margin: TargetMargin, own: Tensor | None, filter_above: float | None
+) -> Others | None:
+    """What `margin` and the filter make of cosines to other classes; None: nothing.
+
+    Args:
+        margin: As it is in this step.
+        own: The cosines to the own classes, (B,); of a margin with `others` alone.
+        filter_above: Cosines above it become 0 and get no gradient; the margin sees them so.
+    """
+    asks: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+    asks = getattr(margin, "others", None)
+    if asks is None and filter_above is None:
+        return None
+
+    def others(cosine: Tensor) -> tuple[Tensor, Tensor]:
+        kept = torch.ones_like(cosine)
+        if filter_above is not None:
+            kept = (cosine <= filter_above).to(cosine.dtype)
+            cosine = cosine * kept
+        if asks is None:
+            return cosine, kept
+        assert own is not None
+        values, slopes = asks(cosine, own)
+        return values, slopes * kept
+
+    return others
 
 
 def value_and_slopes(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from facescale.head.centres import Rows
+from facescale.head.centres import Rows, rows_of_classes
 from facescale.head.step import Step
 
 BLOCK_ROWS = {
@@ -22,13 +22,31 @@ def block_rows(device_type: str) -> int:
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of the sample, and the samples whose own class is among them."""
+    """Some classes of the sample with their rows, and the samples whose own class is among them."""
 
     rows: Rows
+    """`subcentres` rows of each class."""
     own_row: Tensor
     """Place in this block of the class of each such sample; (t,)."""
     own_sample: Tensor
     """Which sample of the group's batch that is; (t,)."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a block's rows are to the batch."""
+
+    logits: Tensor
+    """Scaled cosine to the nearest centre of each class; (classes, B)."""
+    nearest: Tensor | None
+    """Which of the class's centres that is, uint8; (classes, B). None: it has but one."""
+    inverse_norm: Tensor
+    """1 / length of each row; (rows,)."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of what has the batch's width."""
+        return self.logits.nbytes + (0 if self.nearest is None else self.nearest.nbytes)
 
 
 class BlockWalk:
@@ -48,8 +66,8 @@ class BlockWalk:
     def __init__(self, step: Step) -> None:
         self.step = step
         self._blocks = _cut(step, block_rows(step.batch.device.type))
-        self._kept: list[tuple[Tensor, Tensor] | None] = []
-        """Logits and inverse norms of each block, or None where they are computed again."""
+        self._kept: list[Seen | None] = []
+        """What was seen of each block, or None where it is computed again."""
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """As `Walk.forward`."""
@@ -58,13 +76,14 @@ class BlockWalk:
         own_cosine = torch.zeros_like(log_sum)
         budget = step.logits_budget
         for block in self._blocks:
-            logits, inverse_norm = self._logits(block)
+            seen = self._see(block)
             own = (block.own_row, block.own_sample)
-            own_cosine[block.own_sample] = logits[own] / step.scale
+            own_cosine[block.own_sample] = seen.logits[own] / step.scale
+            logits, _ = self._of_others(seen.logits)
             logits[own] = -torch.inf
             log_sum = torch.logaddexp(log_sum, torch.logsumexp(logits, dim=0))
-            budget -= logits.nbytes
-            self._kept.append((logits, inverse_norm) if budget >= 0 else None)
+            budget -= seen.num_bytes
+            self._kept.append(seen if budget >= 0 else None)
         return log_sum, own_cosine
 
     def backward(
@@ -72,65 +91,80 @@ class BlockWalk:
     ) -> Tensor:
         """As `Walk.backward`."""
         step = self.step
+        centres = step.centres
         gradient = torch.zeros_like(step.batch)
         for index, block in enumerate(self._blocks):
             kept, self._kept[index] = self._kept[index], None
-            logits, inverse_norm = self._logits(block) if kept is None else kept
+            seen = self._see(block) if kept is None else kept
             own = (block.own_row, block.own_sample)
+            logits, slope = self._of_others(seen.logits)
             to_cosine = torch.sub(logits, log_sum).exp_()
+            if slope is not None:
+                to_cosine.mul_(slope)
             to_cosine[own] = to_own[block.own_sample]
-            logits[own] = step.scale * own_cosine[block.own_sample]
-            radial = torch.linalg.vecdot(to_cosine, logits, dim=1) * (factor / step.scale)
-            to_product = to_cosine.mul_((factor * inverse_norm)[:, None])
-            weight, velocity = step.centres.read(block.rows)
-            gradient.addmm_(to_product.T, weight)
+            seen.logits[own] = step.scale * own_cosine[block.own_sample]
+            to_cosine, cosines = self._to_rows(to_cosine, seen)
+            # Only what turns a centre counts: its length does not change a cosine.
+            radial = torch.linalg.vecdot(to_cosine, cosines, dim=1) * (factor / step.scale)
+            to_product = to_cosine.mul_((factor * seen.inverse_norm)[:, None])
+            state = centres.state(block.rows)
+            gradient.addmm_(to_product.T, state[:, 0])
             if step.lr:
-                # Only what turns a centre counts: its length does not change a cosine.
-                decay = step.weight_decay / step.replicate.size - radial * inverse_norm.square()
-                learn_(step, weight, velocity, to_product, decay)
-                step.centres.write_(block.rows, step.key)
+                counts = centres.count_(block.rows) if step.rule.counts else centres.counts
+                parts = (to_product, step.batch, radial * seen.inverse_norm.square())
+                step.rule.learn_(state, counts, parts, step.replicate, step.lr)
+                centres.write_(block.rows, step.key)
         return gradient
 
-    def _logits(self, block: Block) -> tuple[Tensor, Tensor]:
-        """Scaled cosines of a block, (rows, B), and 1 / length of its centres, (rows,)."""
+    def _see(self, block: Block) -> Seen:
+        """The block's logits, before the margin."""
         weight = self.step.centres.weight(block.rows)
         norm = torch.linalg.vector_norm(weight, dim=1)
         inverse_norm = norm.clamp_min_(SMALLEST_NORM).reciprocal_()
         # Rows first: a tall block times a narrow batch runs at the machine's full rate.
         logits = weight @ self.step.batch.T
-        return logits.mul_((self.step.scale * inverse_norm)[:, None]), inverse_norm
+        logits.mul_((self.step.scale * inverse_norm)[:, None])
+        if self.step.centres.subcentres == 1:
+            return Seen(logits, None, inverse_norm)
+        best, nearest = self._by_class(logits).max(dim=1)
+        return Seen(best, nearest.to(torch.uint8), inverse_norm)
 
+    def _by_class(self, of_rows: Tensor) -> Tensor:
+        """(rows, B) as (classes, subcentres, B)."""
+        return of_rows.view(-1, self.step.centres.subcentres, of_rows.shape[1])
 
-def learn_(step: Step, weight: Tensor, velocity: Tensor, to_product: Tensor, decay: Tensor) -> None:
-    """One step of SGD with momentum on the rows of a block: torch.optim.SGD's rule.
+    def _of_others(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits that the softmax takes for other classes, and their slopes; None is 1.
 
-    The gradient is `to_product @ batch + decay * weight`. It is added to the momentum where that
-    lies, since each pass over rows x dim counts. As copies add up their gradients, each brings
-    its share of momentum and decay.
+        They are `logits` itself where the margin asks nothing of other classes.
+        """
+        if self.step.others is None:
+            return logits, None
+        cosines, slopes = self.step.others(logits / self.step.scale)
+        return self.step.scale * cosines, slopes
 
-    Args:
-        step: Gives the batch and the rates.
-        weight: (rows, dim), not normalised; moved.
-        velocity: (rows, dim), the momentum; moved.
-        to_product: Gradient of the loss with respect to weight @ batch.T; (rows, B).
-        decay: Factors on `weight` in its own gradient; (rows,).
-    """
-    velocity.addmm_(to_product, step.batch, beta=step.momentum / step.replicate.size)
-    velocity.addcmul_(decay[:, None], weight)
-    step.replicate.all_reduce_(velocity)
-    weight.add_(velocity, alpha=-step.lr)
+    def _to_rows(self, of_classes: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+        """A gradient (classes, B) at the nearest rows, 0 at others, and the logits; (rows, B)."""
+        if seen.nearest is None:
+            return of_classes, seen.logits
+        copies = self.step.centres.subcentres
+        spread = of_classes.new_zeros(len(of_classes), copies, of_classes.shape[1])
+        spread.scatter_(1, seen.nearest.long()[:, None], of_classes[:, None])
+        return spread.flatten(0, 1), seen.logits.repeat_interleave(copies, dim=0)
 
 
 def _cut(step: Step, width: int) -> list[Block]:
-    """The rows of a step in blocks of `width`, each with the own classes among them."""
-    sample = step.sample.compact()
+    """The classes of a step in blocks of `width` rows, each with the own classes among them."""
+    sample, copies = step.sample.compact(), step.centres.subcentres
     own_row, own_sample = sample.own()
-    num_rows = len(step.centres) if sample.rows is None else len(sample.rows)
-    starts = [*range(0, num_rows, width), num_rows]
+    count = len(step.centres) // copies if sample.rows is None else len(sample.rows)
+    starts = [*range(0, count, max(1, width // copies)), count]
     cuts = torch.searchsorted(own_row, torch.tensor(starts, device=own_row.device)).tolist()
     return [
         Block(
-            rows=slice(start, stop) if sample.rows is None else sample.rows[start:stop],
+            rows=slice(start * copies, stop * copies)
+            if sample.rows is None
+            else rows_of_classes(sample.rows[start:stop], copies),
             own_row=own_row[first:last] - start,
             own_sample=own_sample[first:last],
         )

@@ -37,13 +37,15 @@ class CompiledWalk:
 
     @staticmethod
     def serves(step: Step) -> bool:
-        """Whether the rows are on a CPU, in a format that the kernel has, and there is a kernel."""
+        """Whether it is a plain step on a CPU, in a row format that the kernel has."""
         table = step.centres.table
         known = table.device.type == "cpu" and table.dtype in FORMATS
-        return known and library("head") is not None
+        return known and step.plain_rule is not None and library("head") is not None
 
     def __init__(self, step: Step) -> None:
         self.step = step
+        rule = step.plain_rule
+        assert rule is not None, "`serves` has been asked"
         kernels = library("head")
         assert kernels is not None, "`serves` has been asked"
         self._kernels = kernels
@@ -58,7 +60,7 @@ class CompiledWalk:
         self._arguments = Arguments(
             num_kept=self._kept,
             num_own=len(own_row),
-            first_class=step.centres.classes.start,
+            first_class=step.centres.rows.start,
             dim=step.batch.shape[1],
             samples=samples,
             parts=table.shape[1],
@@ -71,8 +73,8 @@ class CompiledWalk:
             scale=step.scale,
             lr=step.lr,
             # Copies add up their gradients: each brings its share.
-            momentum=step.momentum / step.replicate.size,
-            weight_decay=step.weight_decay / step.replicate.size,
+            momentum=rule.momentum / step.replicate.size,
+            weight_decay=rule.weight_decay / step.replicate.size,
         )
         self._given = {
             "table": table,

@@ -27,20 +27,22 @@ class CudaWalk:
 
     @staticmethod
     def serves(step: Step) -> bool:
-        """Whether there are kernels for the device, row format and row size of the step."""
-        return head_kernels_serve(step.centres.table, step.centres.dim)
+        """Whether it is a plain step, and there are kernels for device, row format and row size."""
+        served = head_kernels_serve(step.centres.table, step.centres.dim)
+        return served and step.plain_rule is not None
 
     def __init__(self, step: Step) -> None:
         from facescale.kernels.cuda import head  # not before a device needs it
         from facescale.kernels.cuda.operands import Drawn, Rates
 
-        self.step = step
+        self.step, rule = step, step.plain_rule
+        assert rule is not None, "`serves` has been asked"
         self._kernels = head
         rows = step.sample.rows
         count = len(step.centres) if rows is None else len(rows)
         self._drawn = Drawn(step.centres.table, step.centres.dim, count, rows)
         self._rates = Rates(
-            step.lr, step.momentum, step.weight_decay, step.key, step.centres.classes.start
+            step.lr, rule.momentum, rule.weight_decay, step.key, step.centres.rows.start
         )
         self._batch = step.batch.contiguous()
         if step.products == "bf16":
