@@ -32,7 +32,7 @@ from facescale.head.margins import (
     scaled,
 )
 from facescale.head.rules import RuleName, make_rule
-from facescale.head.share import JOINT_SAMPLES, Share
+from facescale.head.share import Share, joint_limit
 from facescale.head.softmax import MarginSoftmax, own_cosines
 from facescale.head.step import Products, Step
 from facescale.head.step import logits_budget as default_budget
@@ -86,6 +86,11 @@ class MarginHead(nn.Module):
         MemoryError: More class centres than the machine has room for.
     """
 
+    margin_fraction: float
+    """How much of the margin is asked for, from 0.0 (none) to 1.0; for a warm-up."""
+    num_steps: int
+    """Draws so far: the key of the next one. A part of `state_dict`."""
+
     def __init__(
         self,
         num_classes: int,
@@ -116,7 +121,6 @@ class MarginHead(nn.Module):
         if isinstance(self.margin, nn.Module):
             self.margin.to(device)
         self.margin_fraction = 1.0
-        """How much of the margin is asked for, 0.0 to 1.0; for a warm-up."""
         self.scale, self.sample_rate, self.interclass_filter = scale, sample_rate, interclass_filter
         self.rule = make_rule(optimizer, momentum, weight_decay)
         self.seed, self.products = seed, products
@@ -136,9 +140,7 @@ class MarginHead(nn.Module):
         )
         self.centres.aside = self.centres.aside if overlap else AtOnce()
         self.num_steps = 0
-        """Draws so far: the key of the next one. A part of `state_dict`."""
-        limit = JOINT_SAMPLES.get(torch.device(device).type, JOINT_SAMPLES["cuda"])
-        self.joint_samples = limit if joint_samples is None else joint_samples
+        self.joint_samples = joint_limit(device) if joint_samples is None else joint_samples
         self._gather_labels = LabelGather(self.mesh.world)
         asks = subcentres > 1 or interclass_filter or reweights(self.margin) or optimizer != "sgd"
         deferred = not asks and head_kernels_serve(self.centres.table, embedding_dim)

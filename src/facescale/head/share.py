@@ -12,6 +12,11 @@ JOINT_SAMPLES = {"cpu": 128, "cuda": 1024}
 """More samples cost more time in products than in the sum that they save. CUDA is unproven."""
 
 
+def joint_limit(device: torch.device | str) -> int:
+    """The number of samples for a device."""
+    return JOINT_SAMPLES.get(torch.device(device).type, JOINT_SAMPLES["cuda"])
+
+
 class Share:
     """The batch of one step: samples of the shard group, or of all ranks.
 
