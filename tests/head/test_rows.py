@@ -10,8 +10,9 @@ import facescale
 from conftest import RunRanks
 from facescale.distributed import Group
 from facescale.head import centres as rows_of_a_shard
-from facescale.head.centres import ClassCentres, start_values
+from facescale.head.centres import ClassCentres
 from facescale.head.rows import FORMATS
+from facescale.head.startvalues import start_values
 from facescale.head.walks.cpu import CompiledWalk
 from facescale.kernels.cpu import build
 from facescale.random import key

@@ -6,7 +6,7 @@ from pathlib import Path
 from facescale.backbones import Backbone
 from facescale.checkpoint import record, tensors
 from facescale.files import write_whole
-from facescale.head.centres import start_values
+from facescale.head.startvalues import start_values
 from facescale.models.tensorfile import encode
 from facescale.models.weights import build_checked, save_backbone
 

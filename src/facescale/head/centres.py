@@ -1,6 +1,5 @@
 """The class centres of one shard: a weight row and a momentum row for each class, side by side."""
 
-import ctypes
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -11,12 +10,10 @@ from facescale.allocator import available_memory, use_huge_pages
 from facescale.distributed import Group, shard_range
 from facescale.head.aside import make_aside
 from facescale.head.rows import FORMATS
-from facescale.kernels.cpu.build import library
+from facescale.head.startvalues import INIT_STD, START, start_values
 from facescale.kernels.cuda import head_kernels_serve
 from facescale.random import Key, key
 
-INIT_STD = 0.01  # as arcface_torch, MXNet and OneFlow
-START, SAMPLING, ROUNDING = range(3)  # keys of the head's random numbers
 END_BYTES = 16
 """At the end of a stored weight row: all zero means that the row has no start values yet."""
 START_ROWS = {"cpu": 1 << 10, "cuda": 1 << 15}  # started at a time: cache, or launches
@@ -266,28 +263,6 @@ def _check_room(shape: tuple[int, ...], stored: torch.dtype, device: torch.devic
             "available; store them in bfloat16 or int8 (head.rows), without momentum "
             "(head.momentum 0), or on more ranks"
         )
-
-
-def start_values(seed: int, rows: Tensor, dim: int) -> Tensor:
-    """N(0, 0.01) as a function of (seed, row, column), float32; (k, dim).
-
-    The same for any sharding. Compiled and torch's numbers differ by 1e-8 at most.
-    """
-    start = key(seed, START)
-    kernels = library("head") if rows.device.type == "cpu" else None
-    if kernels is None:
-        return start.child(rows[:, None]).normal(dim) * INIT_STD
-    out, rows = torch.empty(len(rows), dim), rows.contiguous()
-    kernels.head_start(
-        *(ctypes.c_uint32(word) for word in start),
-        ctypes.c_void_p(rows.data_ptr()),
-        ctypes.c_int64(len(rows)),
-        ctypes.c_int32(dim),
-        ctypes.c_float(INIT_STD),
-        ctypes.c_void_p(out.data_ptr()),
-        ctypes.c_int32(torch.get_num_threads()),
-    )
-    return out
 
 
 def _enough(room: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from facescale.distributed import Mesh, make_mesh
 from facescale.head.aside import AtOnce
-from facescale.head.centres import ROUNDING, SAMPLING, ClassCentres
+from facescale.head.centres import ClassCentres
 from facescale.head.checks import (
     LabelCheck,
     check_call,
@@ -31,15 +31,15 @@ from facescale.head.margins import (
     reweights,
     scaled,
 )
-from facescale.head.rules import RuleName, make_rule
+from facescale.head.rules import SGD, RuleName, make_rule
 from facescale.head.share import Share, joint_limit
 from facescale.head.softmax import MarginSoftmax, own_cosines
+from facescale.head.startvalues import ROUNDING, SAMPLING
 from facescale.head.step import Products, Step
 from facescale.head.step import logits_budget as default_budget
 from facescale.head.walks import make_walk
 from facescale.kernels.cuda import head_kernels_serve
 from facescale.random import key
-
 
 
 class MarginHead(nn.Module):
@@ -86,9 +86,9 @@ class MarginHead(nn.Module):
         MemoryError: More class centres than the machine has room for.
     """
 
-    margin_fraction: float
+    margin_fraction = 1.0
     """How much of the margin is asked for, from 0.0 (none) to 1.0; for a warm-up."""
-    num_steps: int
+    num_steps = 0
     """Draws so far: the key of the next one. A part of `state_dict`."""
 
     def __init__(
@@ -117,16 +117,16 @@ class MarginHead(nn.Module):
         refuse_threads_after_fork()
         check_values(num_classes, embedding_dim, scale, sample_rate, momentum, weight_decay, seed)
         check_choices(subcentres, interclass_filter, products, optimizer, dtype)
+        device = torch.device(device)
         self.margin = arcface(0.5) if margin is None else margin
         if isinstance(self.margin, nn.Module):
             self.margin.to(device)
-        self.margin_fraction = 1.0
         self.scale, self.sample_rate, self.interclass_filter = scale, sample_rate, interclass_filter
-        self.rule = make_rule(optimizer, momentum, weight_decay)
         self.seed, self.products = seed, products
+        self.rule = make_rule(optimizer, momentum, weight_decay)
         self.logits_budget = default_budget(device) if logits_budget is None else logits_budget
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
-        self.mesh: Mesh = make_mesh(shards, torch.device(device).type)
+        self.mesh: Mesh = make_mesh(shards, device.type)
         self.centres = ClassCentres(
             num_classes,
             embedding_dim,
@@ -139,12 +139,15 @@ class MarginHead(nn.Module):
             seed=seed,
         )
         self.centres.aside = self.centres.aside if overlap else AtOnce()
-        self.num_steps = 0
         self.joint_samples = joint_limit(device) if joint_samples is None else joint_samples
         self._gather_labels = LabelGather(self.mesh.world)
-        asks = subcentres > 1 or interclass_filter or reweights(self.margin) or optimizer != "sgd"
-        deferred = not asks and head_kernels_serve(self.centres.table, embedding_dim)
-        self._check_labels = LabelCheck(num_classes, deferred=deferred)
+        self._check_labels = LabelCheck(num_classes, deferred=self._has_kernels())
+
+    def _has_kernels(self) -> bool:
+        """Whether the kernels of a CUDA device serve all steps."""
+        asks = self.interclass_filter is not None or reweights(self.margin)
+        plain = self.centres.subcentres == 1 and isinstance(self.rule, SGD) and not asks
+        return plain and head_kernels_serve(self.centres.table, self.embedding_dim)
 
     @property
     def defers(self) -> bool:
