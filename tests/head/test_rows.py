@@ -9,7 +9,7 @@ from torch import Tensor
 import facescale
 from conftest import RunRanks
 from facescale.distributed import Group
-from facescale.head import centres as rows_of_a_shard
+from facescale.head import startvalues
 from facescale.head.centres import ClassCentres
 from facescale.head.rows import FORMATS
 from facescale.head.startvalues import start_values
@@ -83,7 +83,7 @@ def test_start_values_are_the_same_without_a_compiler(
 ) -> None:
     classes = torch.tensor([0, 1, 77, 2**31, 2**32 + 5])
     compiled = start_values(5, classes, dim)
-    monkeypatch.setattr(rows_of_a_shard, "library", lambda name: None)
+    monkeypatch.setattr(startvalues, "library", lambda name: None)
     # log, sin and cos of float32 differ in their last bits; the largest value is 0.05.
     torch.testing.assert_close(start_values(5, classes, dim), compiled, rtol=0, atol=2e-8)
 
