@@ -4,7 +4,7 @@ import pytest
 
 from facescale.cli import main
 from facescale.cli.keys import all_keys, markdown
-from facescale.cli.layers import fields
+from facescale.config.fields import fields
 
 
 def test_every_key_is_listed_once_and_has_a_meaning() -> None:

@@ -99,7 +99,7 @@ def test_the_help_of_train_opens_with_what_people_need() -> None:
 
 
 def test_every_option_has_a_line_of_help() -> None:
-    from facescale.cli.layers import fields
     from facescale.cli.options import docs
+    from facescale.config.fields import fields
 
     assert set(docs()) == set(fields())

@@ -2,12 +2,11 @@
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, get_type_hints
+from typing import Any
 
 from facescale.cli.options import default_of, docs, metavar, shown_default
 from facescale.cli.parser import Parser
-from facescale.config import Config
+from facescale.config.fields import fields
 from facescale.config.intervals import interval_of
 
 USAGE = "facescale keys [WORD...] [--markdown]"
@@ -54,19 +53,13 @@ class KeyLine:
 
 def all_keys() -> list[KeyLine]:
     """The keys in the order of `Config`."""
-    return list(_walk(Config, ""))
+    return [_line(name, hint) for name, hint in fields(annotated=True).items()]
 
 
-def _walk(section: type, prefix: str) -> Iterator[KeyLine]:
-    hints = get_type_hints(section, include_extras=True)
-    for field in dataclasses.fields(section):
-        name, hint = prefix + field.name, hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            yield from _walk(hint, f"{name}.")  # type: ignore[arg-type]
-        else:
-            default = default_of(name)
-            said = "" if default in (None, []) else shown_default(default)
-            yield KeyLine(name, _values(hint), said, docs()[name])
+def _line(name: str, hint: Any) -> KeyLine:
+    default = default_of(name)
+    said = "" if default in (None, []) else shown_default(default)
+    return KeyLine(name, _values(hint), said, docs()[name])
 
 
 def _values(hint: Any) -> str:

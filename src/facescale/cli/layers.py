@@ -4,7 +4,6 @@ A layer is a flat mapping from dotted names to values of the right type, `{"opti
 Nothing in a file is executed or imported.
 """
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -13,6 +12,7 @@ from typing import Any, get_type_hints
 
 from facescale.cli.values import convert, parse_yaml
 from facescale.config import PRESETS, Config
+from facescale.config.fields import fields
 
 Layer = dict[str, Any]
 
@@ -20,22 +20,6 @@ MAX_BYTES = 1 << 20
 """Of a YAML file."""
 
 _SECTIONS = "the sections data, backbone, head, optim, train, start, evaluation, checkpoint"
-
-
-@cache
-def fields() -> dict[str, Any]:
-    """Type of every option of a `Config`, by dotted name."""
-    return dict(_walk(Config, ""))
-
-
-def _walk(section: type, prefix: str) -> Iterator[tuple[str, Any]]:
-    hints = get_type_hints(section)
-    for field in dataclasses.fields(section):
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            yield from _walk(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
-        else:
-            yield prefix + field.name, hint
 
 
 @cache

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args, get_origin
 from facescale.cli.layers import (
     Layer,
     build,
-    fields,
     merge,
     parse_layer,
     preset_path,
@@ -20,6 +19,7 @@ from facescale.cli.layers import (
 from facescale.cli.parser import Parser, answer
 from facescale.cli.values import convert
 from facescale.config import Config, Section
+from facescale.config.fields import fields
 
 
 def add_config_options(parser: Parser) -> None:

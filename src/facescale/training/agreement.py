@@ -3,14 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from facescale.config import Config
+from facescale.config.fields import values
 from facescale.distributed import Group
 
 OWN = {"data.path", "data.skip", "data.threads", "data.prefetch", "evaluation.sets"}
@@ -43,7 +42,7 @@ def check_same(world: Group, facts: Mapping[str, str]) -> None:
 
 def of_run(config: Config) -> dict[str, str]:
     """What the ranks of one run share before data is opened: every option, and the code."""
-    options = {name: value for name, value in _flat(asdict(config)).items() if name not in OWN}
+    options = {name: str(value) for name, value in values(config).items() if name not in OWN}
     number_of_sets = str(len(config.evaluation.sets))
     code = {"facescale": _code(), "torch": torch.__version__}
     return options | {"number of evaluation.sets": number_of_sets} | code
@@ -57,20 +56,12 @@ def _difference(name: str, values: list[str]) -> str:
     return f"{name} is {' but '.join(rows)}"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested options by their dotted names."""
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)
-    return flat
-
-
 @cache
 def _code() -> str:
-    """A short digest of this package's sources."""
+    """A short digest of this package's sources.
+
+    Reading all files takes about 20 ms, once in a process; modification times differ between hosts.
+    """
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted((*root.rglob("*.py"), *root.rglob("*.cpp"), *root.rglob("*.h"))):
