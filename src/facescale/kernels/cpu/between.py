@@ -57,9 +57,7 @@ def _output(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return images((len(x), len(weight), -(-height // stride), -(-width // stride)))
 
 
-def _allocate(
-    x: Tensor, weight: Tensor, stride: int, before: list[Tensor], eps: float
-) -> tuple[Tensor, Tensor]:
+def _allocate(x: Tensor, weight: Tensor, stride: int, *_: Any) -> tuple[Tensor, Tensor]:
     return _output(x, weight, stride), empty_statistics(len(weight))
 
 
@@ -88,15 +86,7 @@ conv_between = define_native(
 
 
 def _allocate_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: int,
-    before: list[Tensor],
-    z: Tensor,
-    behind: list[Tensor],
-    totals: Tensor,
-    shortcut: Tensor | None,
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, before: list[Tensor], *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     sums = empty_totals(x.shape[1] if before else 0)
     return torch.empty_like(x), torch.empty_like(weight), sums
