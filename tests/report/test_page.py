@@ -1,6 +1,7 @@
 """The report's pages: their tables, plots and notes."""
 
 import re
+import signal
 from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
@@ -127,7 +128,9 @@ def test_logs_of_other_systems_join_the_report(tmp_path: Path) -> None:
         (logs / f"r100_b64_fp32_{run}.log").write_text("\n".join(lines))
     entry = f"emore_r100/partial_fc/64@8={logs}/*.log"
     options = ["--cases", "none", "--output", str(tmp_path), "--logs", entry, "--device", "cpu"]
+    handler = signal.getsignal(signal.SIGTERM)
     main(["bench", "report", *options])
+    assert signal.getsignal(signal.SIGTERM) is handler
     markdown = (tmp_path / "report.md").read_text()
     row = next(line for line in markdown.splitlines() if line.startswith("| 8 |"))
     assert "| 150.00 |" in row

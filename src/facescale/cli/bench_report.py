@@ -4,6 +4,8 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,17 +56,29 @@ def _run_report(chosen: argparse.Namespace) -> None:
     from facescale.report.page import write_report
     from facescale.report.runs import run_matrix
 
-    # Else SIGTERM would end this process alone, and the trial that it waits for would run on.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     output = Path(chosen.output)
     names = [] if chosen.cases == "none" else (chosen.cases or "*").split(",")
-    record = run_matrix(select(names), settings, output, say)
+    with _exit_on_sigterm():
+        record = run_matrix(select(names), settings, output, say)
     for entry in chosen.logs or ():
         for system, cells in read_cells(entry).items():
             record.systems.setdefault(system, {}).update(cells)
     record.save(output / "results.json")
     for path in write_report(record, output):
         say(f"[bold]{escape(str(path))}[/]")
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit.
+
+    By default it would end this process alone, and the trial that it waits for would run on.
+    """
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _settings(chosen: argparse.Namespace) -> "Settings":
