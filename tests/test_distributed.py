@@ -14,7 +14,8 @@ NEW_NAMES = ("all_gather_single", "reduce_scatter_single")
 def collectives(rank: int, old: bool) -> tuple[list[float], list[float]]:
     if old:  # as torch 2.11 is: this process ends with the test
         for name in NEW_NAMES:
-            delattr(dist, name)
+            if hasattr(dist, name):
+                delattr(dist, name)
         assert hasattr(dist, "all_gather_into_tensor")
     world = world_group()
     gathered = world.all_gather(torch.tensor([float(rank)]))
@@ -28,6 +29,23 @@ def test_collectives_run_by_the_names_that_torch_has(run_ranks: RunRanks, old: b
     if not hasattr(dist, NEW_NAMES[0]) and not old:
         pytest.skip("this torch has the old names only")
     assert run_ranks(collectives, 2, old) == [([0.0, 1.0], [3.0]), ([0.0, 1.0], [21.0])]
+
+
+def told(rank: int, failing: int | None) -> list[str] | str:
+    """What the block told the other ranks, or the error."""
+    try:
+        with world_group().all_or_none() as said:
+            if rank == failing:
+                raise FileNotFoundError("no such file")
+            said.append(f"rank {rank}")
+    except OSError as error:
+        return f"{type(error).__name__}: {error}"
+    return said
+
+
+def test_a_block_tells_all_ranks_its_answer_or_its_failure(run_ranks: RunRanks) -> None:
+    assert run_ranks(told, 3, None) == [["rank 0", "rank 1", "rank 2"]] * 3
+    assert run_ranks(told, 3, 1) == ["FileNotFoundError: no such file"] * 3
 
 
 def running_means(rank: int) -> list[float]:

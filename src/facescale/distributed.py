@@ -1,9 +1,9 @@
 """Process groups, the mesh of ranks, and the collectives that the library uses.
 
-A group of one rank needs no process group: each collective is then the identity, so callers never
-check the number of ranks.
+A group of one rank needs no process group: each collective is then the identity.
 """
 
+import json
 import os
 import time
 from collections import Counter
@@ -116,20 +116,25 @@ class Group:
         return said
 
     @contextmanager
-    def all_or_none(self) -> Iterator[None]:
-        """Raise the OSError or ValueError of any rank on all ranks.
+    def all_or_none(self) -> Iterator[list[str]]:
+        """Raise the OSError or ValueError of any rank on all ranks. The block has no collective.
 
-        A collective, not counted in `traffic`. The block must not contain a collective.
+        Yields an empty list; after the block it holds what the ranks appended to it, in rank order.
+        A collective, not counted in `traffic`.
         """
-        failure = ""
+        said: list[str] = []
         try:
-            yield
+            yield said
+            failure = None
         except _SHARED as error:
-            kinds = [isinstance(error, kind) for kind in _SHARED]
-            failure = f"{kinds.index(True)}{said_of(error)}"
-        for said in self.gather_texts(failure):
-            if said:
-                raise _SHARED[int(said[0])](said[1:])
+            failure = next(n for n, kind in enumerate(_SHARED) if isinstance(error, kind))
+            said[:] = [said_of(error)]
+        answers = map(json.loads, self.gather_texts(json.dumps([failure, said])))
+        said.clear()
+        for failure, texts in answers:
+            if failure is not None:
+                raise _SHARED[failure](texts[0])
+            said += texts
 
 
 def _collective(name: str, old_name: str) -> Callable[..., Any]:
@@ -201,8 +206,7 @@ def agree(text: str) -> str:
 
 def device_type(chosen: str) -> str:
     """Resolve "cpu", "cuda" or "auto" (CUDA if available) to a device type."""
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    return found if chosen == "auto" else chosen
+    return ("cuda" if torch.cuda.is_available() else "cpu") if chosen == "auto" else chosen
 
 
 @contextmanager
@@ -261,8 +265,7 @@ def _fresh(store: Any, rank: int, size: int, timeout_s: float) -> Any:
     """
     names = [f"name/{other}" for other in range(size)]
     store.set(names[rank], uuid4().hex)
-    counted = ""
-    deadline, pause_s = time.monotonic() + timeout_s, 0.01
+    counted, deadline, pause_s = "", time.monotonic() + timeout_s, 0.01
     store.wait(names)
     while True:
         prefix = sha256(b"".join(store.multi_get(names))).hexdigest()

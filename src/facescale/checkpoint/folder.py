@@ -66,13 +66,12 @@ def save(
             if world.rank == 0:
                 _clear(folder)
                 partial.mkdir(parents=True)
-        said = ""
-        with world.all_or_none():
-            said = json.dumps(_write_part(partial / file_name(world.rank), part, world.rank))
-        answers = [json.loads(answer) for answer in world.gather_texts(said)]
+        with world.all_or_none() as said:
+            written = _write_part(partial / file_name(world.rank), part, world.rank)
+            said.append(json.dumps(written))
         with world.all_or_none():
             if world.rank == 0:
-                _sign(partial, run, part.centres, answers)
+                _sign(partial, run, part.centres, [json.loads(answer) for answer in said])
                 _put_in_place(partial, final)
                 saved = [path for path in checkpoints(folder) if path <= final]
                 for old in superfluous(saved, keep, best):
