@@ -4,6 +4,7 @@ The file is a pickle, of which only tensors and plain containers are read; nothi
 """
 
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +51,8 @@ def _load(path: Path) -> Any:
                 raise ValueError(f"it is a TorchScript archive; {_REMEDY}")
             if any(entry.compress_type for entry in entries):
                 raise ValueError("its entries are compressed, as torch.save never does")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of sparse tensors, refused by the caller
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch has many types for a damaged file
