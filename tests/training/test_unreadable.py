@@ -81,10 +81,15 @@ def test_the_last_screen_says_how_many_images_were_passed_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     people = write_people(tmp_path / "people", dict.fromkeys("abcd", 6))
+    whole = {path: path.read_bytes() for path in people.rglob("*.png")}
     damage(people, position=1)
     damage(people, position=5)
     summary = train(run_on(people, steps=12, on_error="skip"), tmp_path / "run")
     assert summary.unreadable == 2  # twice in each of two epochs
+    for path, content in whole.items():  # repaired, so nothing is passed over again
+        path.write_bytes(content)
+    resumed = train(run_on(people, steps=13, on_error="skip"), tmp_path / "run", resume=True)
+    assert resumed.unreadable == 2
     _show_summary(summary)
     assert "unreadable images passed over: 2" in capsys.readouterr().out
 

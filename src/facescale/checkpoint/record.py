@@ -6,7 +6,7 @@ Every value is checked before anything is made of it: a checkpoint may come from
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Run:
     """Class of the optimizer."""
     subcentres: int = 1
     """Rows of `centres` that a class has."""
+    unreadable: list[int] = field(default_factory=list)
+    """Numbers of the records that were passed over; checkpoints of before have none."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def run_from(values: dict[str, Any]) -> Run:
     """The fields of `Run` among `values`; ValueError where one is missing or ill-typed."""
-    values = {"subcentres": 1, **values}  # older checkpoints do not name it
+    values = {"subcentres": 1, "unreadable": [], **values}  # older checkpoints do not name them
     return Run(**{name: _checked(values, name) for name in Run.__dataclass_fields__})
 
 
@@ -201,4 +203,5 @@ _CHECKS: dict[str, Callable[[object], bool]] = {
     "centres": lambda value: isinstance(value, dict),
     "shape": lambda value: _is_list(value, _is_count, 3),
     "rows": lambda value: isinstance(value, list),
+    "unreadable": lambda value: isinstance(value, list) and all(map(_is_count, value)),
 }

@@ -28,7 +28,6 @@ class Batches:
         self.failure: UnreadableRecord | None = None
         self._loader, self._left = loader, num_steps
         self._taken: deque[Batch] = deque()
-        self._counted: set[int] = set()
         for _ in range(1 if device.type == "cpu" else 2):
             self.take()
 
@@ -59,10 +58,3 @@ class Batches:
         for said in world.gather_texts(str(self.failure or "")):
             if said:
                 raise ValueError(f"{said}{after}")
-
-    def num_skipped(self, world: Group) -> int:
-        """Different records that any rank has passed over since the start. A collective."""
-        fresh = sorted(self._loader.skipped.copy() - self._counted)
-        for said in world.gather_texts(" ".join(map(str, fresh))):
-            self._counted.update(map(int, said.split()))
-        return len(self._counted)

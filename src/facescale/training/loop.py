@@ -51,7 +51,7 @@ class Summary:
     best: Best | None = None
     """All results on the set of `checkpoint.best`."""
     unreadable: int = 0
-    """Records that could not be read and were passed over, by `data.on_error: skip`."""
+    """Records that could not be read and were passed over since the run began, on any rank."""
     signal: int = 0
     """The signal that asked the run to leave before its end; 0 if none did."""
 
@@ -113,7 +113,7 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
             window.add(state.global_batch)
             trackers.advance()
             if due(state, state.config.log_every):
-                report(state, trackers, loader, tally, window, folder, batches)
+                report(state, trackers, loader, tally, window, folder)
             began = time.perf_counter()
             wish = UNREADABLE if batches.failure else asked.signal
             leaving = stop(wish) if state.step < state.num_steps else 0
@@ -130,7 +130,7 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
         loss=tally.mean,
         verifications=keeper.verifications,
         best=keeper.best,
-        unreadable=batches.num_skipped(state.world),
+        unreadable=len(state.passed_over.gather(state.world)),
         signal=leaving,
     )
     if leaving:
@@ -150,7 +150,6 @@ def report(
     tally: Tally,
     window: Window,
     folder: RunFolder | None = None,
-    batches: Batches | None = None,
 ) -> None:
     """Say and write down what the last steps were like, if the run's folder is still there."""
     row: dict[str, Any] = {
@@ -165,8 +164,8 @@ def report(
         row["grad_scale"] = state.scaler.get_scale()
     if state.config.train.nonfinite == "skip":
         row["skipped"] = state.skipped
-    if batches is not None and state.config.data.on_error == "skip":
-        row["unreadable"] = batches.num_skipped(state.world)
+    if state.config.data.on_error == "skip":
+        row["unreadable"] = len(state.passed_over.gather(state.world))
     with all_are_told(state.world):
         if folder is not None:
             folder.check()

@@ -11,6 +11,7 @@ from facescale.distributed import agree
 from facescale.models.tensorfile import kind_of
 from facescale.training.dataset import order_of
 from facescale.training.optim import make_schedule
+from facescale.training.passed_over import PassedOver
 from facescale.training.state import TrainState
 from facescale.training.statistics import (
     averaged_statistics,
@@ -36,6 +37,7 @@ def save(state: TrainState, output: Path, best: int | None = None) -> None:
         step=state.step,
         position=state.position,
         skipped=state.skipped,
+        unreadable=state.passed_over.gather(state.world),
         seed=state.config.seed,
         scaler=state.scaler.state_dict(),
         people=state.found.people,
@@ -111,6 +113,7 @@ def restore_(state: TrainState, path: Path) -> None:
     run = saved.run
     state.step = state.head.num_steps = run.step
     state.position, state.skipped = run.position, run.skipped
+    state.passed_over = PassedOver(run.unreadable)
     if run.scaler.keys() == state.scaler.state_dict().keys():
         state.scaler.load_state_dict(run.scaler)
     other_batch = state.position != state.step * state.global_batch

@@ -1,7 +1,7 @@
 """The parts of a run, put together from its config."""
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from facescale.training.dataset import make_order, open_training_set
 from facescale.training.late import Pending
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
+from facescale.training.passed_over import PassedOver
 from facescale.training.precision import PRECISIONS, round_convolutions, settled, trunk_autocast
 from facescale.training.recompute import recompute_
 from facescale.training.sets import open_sets
@@ -60,6 +61,8 @@ class TrainState:
     """Samples of the stream that are used up."""
     skipped: int = 0
     """Steps that changed nothing since a loss or gradient was not finite."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    """Unreadable records."""
     pending: Pending | None = None
     """The last step, where the host has not yet asked whether its loss was finite."""
 
@@ -95,7 +98,7 @@ class TrainState:
     def loader(self) -> Loader:
         """The batches from here on."""
         data, seed = self.config.data, derive_seed(self.config.seed, ORDER)
-        return Loader(
+        loader = Loader(
             self.dataset,
             self.global_batch,
             seed=seed,
@@ -108,6 +111,8 @@ class TrainState:
             on_error=data.on_error,
             order=make_order(data, self.dataset, seed),
         )
+        self.passed_over.own = loader.skipped
+        return loader
 
 
 def build(config: Config, device: torch.device) -> TrainState:
