@@ -1,5 +1,6 @@
 """Atomic writes, the cache folder, and errors that name the file."""
 
+import hashlib
 import os
 import secrets
 import stat
@@ -37,6 +38,12 @@ def require_regular(path: Path) -> None:
         raise ValueError(f"{path} is not a regular file")
     with path.open("rb"):
         pass
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

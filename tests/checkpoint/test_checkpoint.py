@@ -74,7 +74,7 @@ def test_a_bad_run_json_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     save(state, tmp_path)
     (tmp_path / "checkpoints/step-00000000/run.json").write_text('{"format": 3, "step": -1}')
     with pytest.raises(SystemExit):
-        main(["export", str(tmp_path), "--output", str(tmp_path / "x.onnx")])
+        main(["export", str(tmp_path), str(tmp_path / "x.onnx")])
     said = capsys.readouterr().err
     assert "is damaged: run.json differs from its checksum; name another checkpoint" in said
     assert said.count("\n") == 1

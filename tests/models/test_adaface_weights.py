@@ -139,7 +139,7 @@ def test_blocks_that_iresnet_has_not_are_refused(
     squeezed = {"body.0.res_layer.se_block.fc1.weight": torch.ones(4, 64, 1, 1)}
     torch.save(ir_18(False) | squeezed, tmp_path / "x.ckpt")
     with pytest.raises(SystemExit):
-        main(["export", str(tmp_path / "x.ckpt"), "--output", str(tmp_path / "x.onnx")])
+        main(["export", str(tmp_path / "x.ckpt"), str(tmp_path / "x.onnx")])
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "does not say which network it holds" in said

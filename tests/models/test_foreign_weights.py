@@ -121,7 +121,7 @@ def test_weights_of_another_family_are_refused(tmp_path: Path) -> None:
 def refused(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line with which the command refuses a file."""
     with pytest.raises(SystemExit):
-        main(["export", str(path), "--output", str(path.with_suffix(".onnx"))])
+        main(["export", str(path), str(path.with_suffix(".onnx"))])
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert len(said) < 500

@@ -1,6 +1,7 @@
 """The exported graph, run by onnxruntime as InsightFace would, answers as torch does."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from facescale import backbones, save_backbone
@@ -16,6 +18,7 @@ from facescale.cli import main
 from facescale.data.pairs import load_pairs
 from facescale.models import onnx as export
 from facescale.models.onnx import export_onnx
+from records import jpeg
 from shared_data import shared_data
 
 onnx = pytest.importorskip("onnx", reason="it comes with the extra 'export'")
@@ -87,7 +90,7 @@ def test_the_command_says_what_the_graph_takes_and_the_file_does_too(
 ) -> None:
     save_backbone(tmp_path / "model.safetensors", lived_in(name="y1"))
     path = tmp_path / "y1.onnx"
-    main(["export", str(tmp_path), "--output", str(path)])
+    main(["export", str(tmp_path), str(path)])
     said = capsys.readouterr().out
     assert said.startswith(f"{path}\n")
     assert "(pixel - 127.5) / 127.5" in said
@@ -142,3 +145,63 @@ def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnx" else name)
     with pytest.raises(ImportError, match=r"no onnx; they come with .*facescale\[export\]"):
         export_onnx(lived_in(name="y1"), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("spec", [{"name": "y1", "image_size": 28}, {"name": "vit_t"}], ids=str)
+def test_half_precision_answers_nearly_the_same_for_any_number_of_faces(
+    tmp_path: Path, spec: dict[str, Any]
+) -> None:
+    backbone, path = lived_in(**spec), tmp_path / "model.onnx"
+    assert 0 < export_onnx(backbone, path, dtype="float16") < 0.02
+    weights = onnx.load(path).graph.initializer
+    assert {w.data_type for w in weights if len(w.dims) > 1} == {onnx.TensorProto.FLOAT16}
+    for count in (1, 3):
+        with torch.no_grad():
+            truth = backbone(torch.from_numpy(noise(count))).numpy()
+        answer = as_insightface(path, noise(count))
+        assert answer.dtype == np.float32
+        np.testing.assert_allclose(answer, truth, rtol=0, atol=0.02 * np.abs(truth).max())
+
+
+def test_eight_bits_find_their_ranges_on_faces(tmp_path: Path) -> None:
+    backbone, path = lived_in(name="y1", image_size=28), tmp_path / "model.onnx"
+    # the differences between images of noise are smaller than the steps of 8 bits
+    pixels = noise(8)[:, :, ::28, ::28].repeat(28, axis=2).repeat(28, axis=3)
+    difference = export_onnx(backbone, path, dtype="int8", faces=pixels.transpose(0, 2, 3, 1))
+    assert 1e-4 < difference < 0.3
+    graph = onnx.load(path)
+    assert onnx.TensorProto.INT8 in {weight.data_type for weight in graph.graph.initializer}
+    assert [(e.domain, e.version) for e in graph.opset_import if not e.domain] == [("", 20)]
+    with torch.no_grad():
+        truth = functional.normalize(backbone(torch.from_numpy(pixels))).numpy()
+    answer = as_insightface(path, pixels)
+    cosines = (answer * truth).sum(axis=1) / np.linalg.norm(answer, axis=1)
+    assert cosines.min() > 0.97
+    with pytest.raises(ValueError, match="int8 needs faces"):
+        export_onnx(backbone, path, dtype="int8")
+
+
+def test_a_format_is_honoured_or_refused(tmp_path: Path) -> None:
+    backbone, path = lived_in(name="y1", image_size=28), tmp_path / "model.onnx"
+    export_onnx(backbone, path, 18, ir_version=10)
+    assert onnx.load(path).ir_version == 10
+    with pytest.raises(ValueError, match=r"ir_version must be from 9 to \d+ here, got 8"):
+        export_onnx(backbone, path, 20, ir_version=8)
+
+
+def test_what_eight_bits_lose_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(0)
+    pairs = ([jpeg(random) for _ in range(40)], [place % 2 == 0 for place in range(20)])
+    (tmp_path / "some.bin").write_bytes(pickle.dumps(pairs))
+    save_backbone(tmp_path / "model.safetensors", lived_in(name="y1", image_size=28))
+    words = ["export", str(tmp_path), str(tmp_path / "x.onnx"), "--dtype", "int8"]
+    main([*words, "--measure", str(tmp_path / "some.bin")])
+    said = capsys.readouterr().out
+    assert "ONNX, int8" in said
+    assert "accuracy lost: " in said
+    assert 0.9 < float(said.split("lowest ")[1].split(",")[0]) < 0.99999
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "int8 finds its ranges on faces; give --calibrate SET" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from facescale.checkpoint import record
 from facescale.checkpoint.record import Record, Rows, Run
 from facescale.checkpoint.tensors import CENTRES, COUNTS, file_name
 from facescale.distributed import Group
-from facescale.files import require_regular, said_of
+from facescale.files import checksum, require_regular, said_of
 from facescale.models.tensorfile import Kind, Pieces, encode, kind_of
 
 SUMS = "SHA256SUMS"
@@ -251,12 +251,6 @@ def _read_sums(path: Path) -> list[tuple[str, str]]:
     if [name for _, name in found] != names or len(text) != sum(67 + len(n) for n in names):
         raise ValueError(f"{SUMS} is not readable")
     return found
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _clear(folder: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from facescale.checkpoint import folder, record, tensors
 from facescale.checkpoint.folder import Part
+from facescale.files import checksum
 from facescale.models.tensorfile import TYPES, Kind, Pieces
 
 FORMAT = 2
@@ -84,8 +85,8 @@ def _check_sums(path: Path) -> None:
     )
     if {".metadata", record.NAME} - {name for _, name in sums}:
         raise ValueError(f"{path / folder.SUMS} is not readable")
-    for checksum, name in sums:
-        if folder.checksum(path / name) != checksum:
+    for expected, name in sums:
+        if checksum(path / name) != expected:
             raise ValueError(f"{path / name} differs from its checksum")
 
 

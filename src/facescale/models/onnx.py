@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
@@ -18,6 +20,7 @@ from facescale.backbones import Backbone
 from facescale.backbones.backbone import IMAGE_SHAPE
 from facescale.backbones.convolutional import ConvolutionalBackbone
 from facescale.files import write_whole
+from facescale.models.quantise import FACES, quantise
 
 INPUT, OUTPUT = "data", "embedding"
 OPSET, LOWEST_OPSET = 20, 15
@@ -25,10 +28,21 @@ OPSET, LOWEST_OPSET = 20, 15
 MEAN, STD = 127.5, 127.5
 """What InsightFace does to RGB pixels before it asks a graph, whatever the network."""
 
-TOLERANCE = 1e-3  # of the largest coordinate: folded and reordered sums of float32 differ by 1e-5
+Dtype = Literal["float32", "float16", "int8"]
+TOLERANCES: dict[Dtype, float] = {"float32": 1e-3, "float16": 0.1, "int8": 1.0}
+"""Of the largest coordinate. Folded and reordered sums of float32 differ by 1e-5. The others catch
+a graph that is wrong; what they lose in accuracy is measured on a verification set."""
 
 
-def export_onnx(backbone: Backbone, path: Path, opset: int = OPSET) -> float:
+def export_onnx(
+    backbone: Backbone,
+    path: Path,
+    opset: int = OPSET,
+    *,
+    ir_version: int | None = None,
+    dtype: Dtype = "float32",
+    faces: NDArray[np.uint8] | None = None,
+) -> float:
     """Write `backbone`, in eval mode on the CPU, and compare the graph's answers with torch's.
 
     BatchNorm is folded. The graph takes "data", float32 (b, 3, 112, 112) with any b: RGB as
@@ -37,24 +51,55 @@ def export_onnx(backbone: Backbone, path: Path, opset: int = OPSET) -> float:
     normalised. The metadata repeats that, and names the network. The file appears whole or not at
     all.
 
+    Args:
+        backbone: The network.
+        path: The file.
+        opset: Of the operators.
+        ir_version: Of the file's format; None takes the oldest that has the opset.
+        dtype: Of weights and arithmetic; input and output stay float32. See `quantise` for int8.
+        faces: (n, 112, 112, 3), RGB, on which int8 finds its ranges.
+
     Returns:
-        The largest difference to `backbone` on noise, as a part of the largest coordinate.
+        The largest difference to `backbone`, as a part of the largest coordinate: on noise, for
+        int8 on up to 8 of `faces`.
 
     Raises:
         ImportError: The extra `export` is not installed.
-        ValueError: The graph cannot be written in `opset`.
+        ValueError: The graph cannot be written in `opset` or `ir_version`, or int8 has no faces.
         ArithmeticError: onnxruntime answers otherwise than torch; the graph is then not kept.
     """
-    _require_extra()
+    require_extra()
     import onnx
 
     newest = onnx.defs.onnx_opset_version()
     if not LOWEST_OPSET <= opset <= newest:
         raise ValueError(f"opset must be from {LOWEST_OPSET} to {newest}, got {opset}")
+    graph = _trace(backbone, opset, torch.float16 if dtype == "float16" else torch.float32)
+    pixels = _noise()
+    if dtype == "int8":
+        if faces is None or not len(faces):
+            raise ValueError("int8 needs faces to find the ranges of the activations")
+        graph = quantise(graph, INPUT, _normalised(faces[:FACES].transpose(0, 3, 1, 2)))
+        pixels = torch.from_numpy(faces[:8].transpose(0, 3, 1, 2).copy())
+    _set_ir_version_(graph, ir_version)
+    onnx.helper.set_model_props(graph, _metadata(backbone) | {"dtype": dtype})
+    written = graph.SerializeToString()
+    difference = _largest_difference(backbone, written, pixels)
+    if not difference < TOLERANCES[dtype]:
+        raise ArithmeticError(
+            f"the exported graph differs from torch by {difference:.1e} of its largest "
+            f"coordinate, more than {TOLERANCES[dtype]:g}; are the weights finite?"
+        )
+    write_whole(path, [written])
+    return difference
+
+
+def _trace(backbone: Backbone, opset: int, dtype: torch.dtype) -> Any:
+    """The folded network as an ONNX model with float32 input and output."""
     batch = torch.export.Dim("batch")
     with _quiet():
         program = torch.onnx.export(
-            _Graph(backbone).eval(),
+            _Graph(backbone, dtype).eval(),
             (torch.zeros(2, *IMAGE_SHAPE),),
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -66,17 +111,18 @@ def export_onnx(backbone: Backbone, path: Path, opset: int = OPSET) -> float:
     assert program is not None
     graph = program.model_proto
     _check_opset(graph.opset_import, opset)
-    graph.ir_version = onnx.helper.find_min_ir_version_for(graph.opset_import)
-    onnx.helper.set_model_props(graph, _metadata(backbone))
-    written = graph.SerializeToString()
-    difference = _largest_difference(backbone, written)
-    if not difference < TOLERANCE:
-        raise ArithmeticError(
-            f"the exported graph differs from torch by {difference:.1e} of its largest "
-            f"coordinate, more than {TOLERANCE:g}; are the weights finite?"
-        )
-    write_whole(path, [written])
-    return difference
+    return graph
+
+
+def _set_ir_version_(graph: Any, wanted: int | None) -> None:
+    """ValueError where the format `wanted` does not have the graph's opset."""
+    import onnx
+
+    oldest = onnx.helper.find_min_ir_version_for(graph.opset_import, ignore_unknown=True)
+    newest = onnx.IR_VERSION
+    if wanted is not None and not oldest <= wanted <= newest:
+        raise ValueError(f"ir_version must be from {oldest} to {newest} here, got {wanted}")
+    graph.ir_version = oldest if wanted is None else wanted
 
 
 def _check_opset(written: Any, opset: int) -> None:
@@ -89,23 +135,26 @@ def _check_opset(written: Any, opset: int) -> None:
 class _Graph(nn.Module):
     """The folded network behind InsightFace's normalisation."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
         super().__init__()
+        self.dtype = dtype
         self.backbone = fold(backbone)
         if isinstance(self.backbone, ConvolutionalBackbone):
             layers = self.backbone.modules()
             first = next(layer for layer in layers if isinstance(layer, nn.Conv2d))
             # between the two lie means of pixels, no more
             first.weight *= STD / self.backbone.pixel_scale
+        self.backbone.to(dtype)
 
     def forward(self, data: Tensor) -> Tensor:
         """(b, 3, 112, 112) to (b, dim)."""
         backbone = self.backbone
         if not isinstance(backbone, ConvolutionalBackbone):
             embeddings: Tensor = backbone(data * STD + MEAN)
-            return embeddings
+            return embeddings.float()
         x = avg_pool2d(data, backbone.shrink) if backbone.shrink > 1 else data
-        return backbone.apply_layers((*backbone.trunk_names, *backbone.neck_names), x)
+        layers = (*backbone.trunk_names, *backbone.neck_names)
+        return backbone.apply_layers(layers, x.to(self.dtype)).float()
 
 
 def _metadata(backbone: Backbone) -> dict[str, str]:
@@ -127,19 +176,30 @@ def open_session(graph: Path | bytes) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _largest_difference(backbone: Backbone, graph: bytes) -> float:
-    """Of onnxruntime's answer on noise to torch's, relative to the largest coordinate."""
-    assert not backbone.training
+def _noise() -> Tensor:
     random = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (3, *IMAGE_SHAPE), generator=random).float()
-    normalised = ((pixels - MEAN) / STD).numpy()
+    return torch.randint(256, (3, *IMAGE_SHAPE), generator=random).float()
+
+
+def _normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return (pixels.astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+
+
+def _largest_difference(backbone: Backbone, graph: bytes, pixels: Tensor) -> float:
+    """Of onnxruntime's answer on (b, 3, 112, 112) to torch's, relative to the largest coordinate.
+
+    Not a number where the answer is not finite.
+    """
+    assert not backbone.training
+    normalised = ((pixels.float() - MEAN) / STD).numpy()
     (answer,) = open_session(graph).run(None, {INPUT: normalised})
     with torch.inference_mode():
         truth = backbone(pixels)
     return float((torch.from_numpy(answer) - truth).abs().max() / truth.abs().max())
 
 
-def _require_extra() -> None:
+def require_extra() -> None:
+    """Raise ImportError, with the remedy, where a package of the extra `export` is missing."""
     missing = [n for n in ("onnx", "onnxscript", "onnxruntime") if find_spec(n) is None]
     if missing:
         raise ImportError(
