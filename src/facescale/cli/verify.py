@@ -13,14 +13,19 @@ if TYPE_CHECKING:
     from facescale.evaluation.intervals import Interval
     from facescale.evaluation.judgement import Judgement
 
-USAGE = "facescale verify MODEL --pairs SET [SET ...] [options]"
+USAGE = "facescale verify MODEL SET [SET ...] [options]"
+ABOUT = """
+SET is a .bin file, a list of pairs (LFW's pairs.txt, or lines FILE FILE 0|1), or att."""
 
 
 def add_options(parser: Parser) -> None:
     """What the command understands."""
     add_network_options(parser)
     add = parser.add_argument
-    add("--pairs", nargs="+", required=True, metavar="SET", help=".bin files, or att")
+    add("sets", nargs="*", metavar="SET", help="verification sets")
+    add("--pairs", nargs="+", default=[], metavar="SET", help="another way to name them")
+    add("--images", metavar="DIR", help="folder of the images of lists [that of the list]")
+    add("--far", nargs="+", type=float, default=[], metavar="X", help="more FARs to show TAR at")
     add("--folds", type=int, metavar="N", help="of the accuracy [10, fewer for small sets]")
     add("--plot", metavar="FILE", help="draw the ROC curves to this PNG")
     add("--histogram", metavar="FILE", help="draw the cosines of both kinds of pairs to this PNG")
@@ -30,9 +35,14 @@ def add_options(parser: Parser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Verify on every set, the images shared by all ranks."""
     check_network_options(chosen)
+    if not (chosen.sets or chosen.pairs):
+        raise ValueError("no verification set; give SET, such as lfw.bin")
+    if wrong := [far for far in chosen.far if not 0 < far < 1]:
+        raise ValueError(f"--far must be between 0 and 1, got {wrong[0]:g}")
     plots = [None if f is None else file_to_write(f) for f in (chosen.plot, chosen.histogram)]
     from facescale.distributed import processes, world_group
     from facescale.evaluation.judgement import judge_pairs
+    from facescale.evaluation.thresholds import FARS
     from facescale.training.sets import open_sets
 
     with processes(chosen.device) as device:
@@ -46,8 +56,9 @@ def run(chosen: argparse.Namespace) -> None:
                 batch_size=chosen.batch_size,
                 device=device,
                 world=world,
+                fars=sorted({*FARS, *chosen.far}),
             )
-            for pairs in open_sets(chosen.pairs)
+            for pairs in open_sets([*chosen.sets, *chosen.pairs], images=chosen.images)
         }
         if world.rank == 0:
             _draw(judged, *plots)
@@ -94,6 +105,10 @@ def _show_operating_points(one: "Judgement") -> None:
             )
     say("")
     show(shown)
+    for row in one.tars:
+        if not row.resolved:
+            say(f"  FAR {row.far:g} needs more than {one.verification.roc.num_different:,} pairs")
+            break
     say(f"  accuracy {_span(one.intervals.accuracy)} %; 95 % intervals over {one.intervals.over}")
 
 

@@ -28,11 +28,13 @@ class PairSet:
         name: For logs and tables.
         images: 2n of them.
         same: True where both images show one person; (n,).
+        people: Numbers of the two people of each pair, if they are known; (n, 2).
     """
 
     name: str
     images: Sequence[Encoded]
     same: NDArray[np.bool_]
+    people: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.images) == 2 * len(self.same) > 0:

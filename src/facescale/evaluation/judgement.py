@@ -1,5 +1,6 @@
 """All figures of a set of pairs: accuracy, TAR at every FAR, thresholds and their intervals."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -34,7 +35,7 @@ class Judgement:
     Attributes:
         name: Of the set.
         verification: Accuracy and the curve, as InsightFace computes them.
-        tars: TAR and cosine threshold at FAR 1e-6 to 1e-1.
+        tars: TAR and cosine threshold at each FAR.
         intervals: 95 % intervals; None if they were not asked for.
         scores: (n,) cosine of each pair.
         same: (n,) True where a pair shows one person.
@@ -73,6 +74,7 @@ def judge_pairs(
     flip: bool = True,
     people: Ints | None = None,
     replicates: int = REPLICATES,
+    fars: Sequence[float] = FARS,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     world: Group = ONE_RANK,
@@ -85,8 +87,9 @@ def judge_pairs(
         folds: Folds of the accuracy, cut in the order of the pairs; None takes 10, or as many as a
             small set can fill.
         flip: Add the embedding of the mirrored image.
-        people: (n, 2) numbers of the two people of each pair, if they are known.
+        people: (n, 2) numbers of the two people of each pair; `pairs.people` when not given.
         replicates: Of the bootstrap; 0 leaves the intervals out.
+        fars: Where TAR and threshold are wanted.
         batch_size: Images per forward pass.
         device: Where the network lies.
         world: The ranks that take part.
@@ -110,7 +113,14 @@ def judge_pairs(
     )
     unit = normalise(embeddings.cpu().numpy())[place]
     judged = judge_rows(
-        pairs.name, unit[0::2], unit[1::2], pairs.same, folds, people=people, replicates=replicates
+        pairs.name,
+        unit[0::2],
+        unit[1::2],
+        pairs.same,
+        folds,
+        people=pairs.people if people is None else people,
+        replicates=replicates,
+        fars=fars,
     )
     xnorm = norms.cpu().numpy()[place].mean().item()
     return replace(judged, flip=flip, verification=replace(judged.verification, xnorm=xnorm))
@@ -125,6 +135,7 @@ def judge_rows(
     *,
     people: Ints | None = None,
     replicates: int = REPLICATES,
+    fars: Sequence[float] = FARS,
 ) -> Judgement:
     """Judge unit embeddings (n, dim) and the partner of each, (n, dim); see `judge_pairs`."""
     answer = verify(first, second, same, folds)
@@ -132,8 +143,8 @@ def judge_rows(
     intervals = None
     if replicates:
         right = decisions(first, second, same, folds)
-        intervals = bootstrap(scores, same, right, people, FARS, replicates)
-    tars = tar_table(answer.roc, int(same.sum()))
+        intervals = bootstrap(scores, same, right, people, fars, replicates)
+    tars = tar_table(answer.roc, int(same.sum()), fars)
     return Judgement(name, answer, tars, intervals, scores, same, folds, flip=True)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from facescale.data.att import att_pairs
+from facescale.data.pairlist import SUFFIXES, load_pair_list
 from facescale.data.pairs import PairSet, load_pairs
 from facescale.distributed import Group
 from facescale.evaluation.verification import check_pairs, choose_folds
@@ -13,20 +14,34 @@ from facescale.evaluation.verification import check_pairs, choose_folds
 DECODED = 64  # images at a time, whose pixels are then dropped
 
 
-def open_sets(sources: Iterable[str], data_path: str | None = None) -> list[PairSet]:
-    """The sets at `sources`: .bin files, "att", or names such as `lfw` of files beside the data.
+def open_sets(
+    sources: Iterable[str], data_path: str | None = None, images: str | None = None
+) -> list[PairSet]:
+    """The sets at `sources`: .bin files, lists of pairs, "att", or names such as `lfw`.
 
-    Two files of one stem are told apart by their folders: `a/lfw` and `b/lfw`.
+    A name is that of a .bin file here or beside the data. Two files of one stem are told apart by
+    their folders: `a/lfw` and `b/lfw`.
+
+    Args:
+        sources: Where the sets are.
+        data_path: `data.path` of the training set.
+        images: Folder of the images of lists of pairs; that of the list when not given.
 
     Raises:
         FileNotFoundError, ValueError: A set is missing or damaged.
     """
     places = dict.fromkeys(_place(source, data_path) for source in sources)
     names = _names(list(places))
-    return [
-        replace(att_pairs() if str(place) == "att" else load_pairs(place), name=names[place])
-        for place in places
-    ]
+    folder = None if images is None else Path(images)
+    return [replace(_open(place, folder), name=names[place]) for place in places]
+
+
+def _open(place: Path, images: Path | None) -> PairSet:
+    if str(place) == "att":
+        return att_pairs()
+    if place.suffix.lower() in SUFFIXES:
+        return load_pair_list(place, images)
+    return load_pairs(place)
 
 
 def check_sets(sets: Sequence[PairSet], world: Group) -> None:
