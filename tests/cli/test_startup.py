@@ -48,7 +48,7 @@ def answer(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float, st
         ("trian", 2, "unknown command 'trian', did you mean train?"),
         ("bench fly", 2, "unknown command 'fly'; there are report, page, case"),
         ("train", 2, "required: PRESET"),
-        ("verify", 2, "required: MODEL, --pairs"),
+        ("verify", 2, "required: MODEL, SET"),
         ("train nosuch", 2, "nosuch is neither a preset"),
         ("train quikstart", 2, "did you mean quickstart?"),
         ("train quickstart --optim.lr -1", 2, "optim.lr must be greater than 0, got -1"),

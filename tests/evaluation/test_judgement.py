@@ -8,11 +8,15 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from facescale.backbones import build
+from facescale.cli import main
 from facescale.data.pairs import PairSet, load_pairs
 from facescale.evaluation.histograms import plot_scores
 from facescale.evaluation.judgement import judge_pairs, judge_rows
 from facescale.evaluation.verification import Bools, Floats, decisions, normalise, verify
 from facescale.models.onnx_network import OnnxNetwork
+from facescale.models.weights import save_backbone
+from records import jpeg
 from shared_data import shared_data
 
 
@@ -101,3 +105,31 @@ def test_the_reference_model_on_lfw_is_judged_as_by_arcface_torch() -> None:
     assert round(100 * answer.tar, 4) == 97.1667
     assert judged.intervals is not None
     assert judged.intervals.accuracy.low < answer.accuracy < judged.intervals.accuracy.high
+
+
+def test_verify_takes_sets_as_words_a_list_of_pairs_and_any_far(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(0)
+    lines = []
+    for name in "ABCDEF":
+        (tmp_path / name).mkdir()
+        for number in (1, 2):
+            (tmp_path / name / f"{name}_{number:04d}.jpg").write_bytes(jpeg(random))
+        lines += [f"{name} 1 2", f"{name} 1 {'ABCDEF'['BCDEFA'.index(name)]} 2"]
+    (tmp_path / "pairs.txt").write_text("\n".join(lines))
+    save_backbone(tmp_path / "model.safetensors", build("r18_half", image_size=28))
+    words = ["verify", str(tmp_path), str(tmp_path / "pairs.txt"), "--far", "0.25"]
+    main([*words, "--json", "--folds", "2", "--no-flip"])
+    (figures,) = json.loads(capsys.readouterr().out).values()
+    assert (figures["pairs"], figures["folds"], figures["flip"]) == (12, 2, False)
+    assert figures["intervals"]["over"] == "people"
+    assert 0.25 in [row["far"] for row in figures["tar_at_far"]]
+    main([*words, "--folds", "2"])
+    said = capsys.readouterr().out
+    assert "\n  0.25" in said or "\npairs  FAR" in said
+    assert "FAR 1e-06 needs more than 6 pairs" in said
+    for wrong, message in (([], "no verification set"), (["lfw.bin", "--far", "2"], "--far must")):
+        with pytest.raises(SystemExit):
+            main(["verify", str(tmp_path), *wrong])
+        assert message in capsys.readouterr().err

@@ -24,6 +24,7 @@ COMMANDS = {
     "embed": "write the embeddings of images to a file",
     "identify": "find out who of a gallery is on photographs",
     "export": "write a trained backbone as an ONNX graph",
+    "import weights": "convert weights of other projects to a model.safetensors",
     "unpack": "write a checkpoint as plain safetensors files",
     "plan": "predict the memory of a run, the largest batch and the most identities",
     "presets": "list the presets",
@@ -37,7 +38,11 @@ COMMANDS = {
 }
 """What there is, and what it does; `bench case` is in the module `bench_case`."""
 
-GROUPS = {"bench": "measure", "data": "make, convert and check data sets"}
+GROUPS = {
+    "bench": "measure",
+    "import": "take over what other projects wrote",
+    "data": "make, convert and check data sets",
+}
 """The first words of commands of two words, and what these have in common."""
 
 

@@ -26,6 +26,12 @@ def add_model_options(parser: Parser) -> None:
         metavar="WHICH",
         help="of a run folder: last, best (see checkpoint.best), or a step [model.safetensors]",
     )
+    add_weights_options(parser)
+
+
+def add_weights_options(parser: Parser) -> None:
+    """What a file of weights may not say."""
+    add = parser.add_argument
     add("--backbone", metavar="NAME", help="network of weights that do not tell it: r50, mbf, ...")
     add(
         "--family",

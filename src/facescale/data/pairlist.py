@@ -84,7 +84,8 @@ def _pair(fields: list[str], root: Path) -> Pair | None:
         name, first, second = fields
         return _lfw_file(name, first, root), _lfw_file(name, second, root), True
     if numbers == [False, True, False, True]:
-        return _lfw_file(*fields[:2], root), _lfw_file(*fields[2:], root), False
+        one, first, other, second = fields
+        return _lfw_file(one, first, root), _lfw_file(other, second, root), False
     return None
 
 

@@ -99,6 +99,32 @@ def judge_pairs(
     """
     folds = choose_folds(pairs.same) if folds is None else folds
     check_pairs(pairs.same, folds)  # before minutes of embedding
+    unit, xnorm = embed_pairs(network, pairs, flip, batch_size, device, world)
+    judged = judge_rows(
+        pairs.name,
+        unit[0::2],
+        unit[1::2],
+        pairs.same,
+        folds,
+        people=pairs.people if people is None else people,
+        replicates=replicates,
+        fars=fars,
+    )
+    return replace(judged, flip=flip, verification=replace(judged.verification, xnorm=xnorm))
+
+
+def embed_pairs(
+    network: nn.Module,
+    pairs: PairSet,
+    flip: bool = True,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    world: Group = ONE_RANK,
+) -> tuple[Floats, float]:
+    """Unit embeddings (2n, dim) of all images, each embedded once, and the mean of their lengths.
+
+    Arguments as in `judge_pairs`; ValueError where an embedding has no direction.
+    """
     images, place = pairs.distinct()
     embeddings, norms = embed_images(
         network,
@@ -112,18 +138,7 @@ def judge_pairs(
         flip=flip,
     )
     unit = normalise(embeddings.cpu().numpy())[place]
-    judged = judge_rows(
-        pairs.name,
-        unit[0::2],
-        unit[1::2],
-        pairs.same,
-        folds,
-        people=pairs.people if people is None else people,
-        replicates=replicates,
-        fars=fars,
-    )
-    xnorm = norms.cpu().numpy()[place].mean().item()
-    return replace(judged, flip=flip, verification=replace(judged.verification, xnorm=xnorm))
+    return unit, norms.cpu().numpy()[place].mean().item()
 
 
 def judge_rows(

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from facescale.data.pairs import PairSet
-from facescale.evaluation.embedding import embed_images
-from facescale.evaluation.judgement import Judgement, judge_rows
-from facescale.evaluation.verification import Floats, check_pairs, choose_folds, normalise
+from facescale.evaluation.judgement import Judgement, embed_pairs, judge_rows
+from facescale.evaluation.verification import check_pairs, choose_folds
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,24 +53,9 @@ def measure_parity(
     """
     folds = choose_folds(pairs.same)
     check_pairs(pairs.same, folds)
-    images, place = pairs.distinct()
-
-    def rows(one: nn.Module) -> Floats:
-        embeddings, _ = embed_images(
-            one,
-            lambda start, stop: pairs.decode(images[start:stop]),
-            len(images),
-            batch_size=batch_size,
-            device=device,
-            flip=flip,
-        )
-        return normalise(embeddings.cpu().numpy())
-
-    units = rows(network), rows(other)
+    units = [embed_pairs(one, pairs, flip, batch_size, device)[0] for one in (network, other)]
     before, after = (
-        judge_rows(
-            pairs.name, unit[place[0::2]], unit[place[1::2]], pairs.same, folds, replicates=0
-        )
+        judge_rows(pairs.name, unit[0::2], unit[1::2], pairs.same, folds, replicates=0)
         for unit in units
     )
     cosines = (units[0] * units[1]).sum(axis=1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from facescale.backbones import NAMES, Backbone, build
-from facescale.models.names import Shapes, differences, shapes_of
+from facescale.models.names import Shapes, differences, num_differences, shapes_of
 
 Naming = Callable[[Backbone], Shapes]
 """The shapes of a network's tensors under the names that a file has for them."""
@@ -58,12 +58,16 @@ def identify(
         around["family"] = "mxnet" if gdc_with_bias else "arcface_torch"
     else:
         around["family"] = family
+    nearest = (len(shapes), "")
     for candidate in NAMES if name is None else [name]:
         # Networks that were registered from outside may have no neck and no family
         for choices in (around, {}) if family is None else (around,):
             spec = {"name": candidate, **choices}
             try:
-                wrong = differences(naming(skeleton(spec)), shapes)
+                expected = naming(skeleton(spec))
+                wrong = differences(expected, shapes)
+                said = f"; the nearest is {candidate}, where {wrong}"
+                nearest = min(nearest, (num_differences(expected, shapes), said))
             except ValueError as error:
                 wrong = str(error)
             if not wrong:
@@ -72,7 +76,7 @@ def identify(
         raise ValueError(f"{path} holds weights of another network than {name}: {wrong}")
     raise ValueError(
         f"{path} does not say which network it holds, and its tensors are those of none that is "
-        f"known; name the network: --backbone, one of {', '.join(NAMES)}"
+        f"known{nearest[1]}. Name the network: --backbone, one of {', '.join(NAMES)}"
     )
 
 

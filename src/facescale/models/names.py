@@ -28,6 +28,13 @@ def differences(expected: Shapes, found: Shapes, shown: int = 5) -> str:
     return ", ".join(sorted(problems)[:shown]) + more
 
 
+def num_differences(expected: Shapes, found: Shapes) -> int:
+    """How many tensors are missing, unexpected or of another shape."""
+    shared = expected.keys() & found.keys()
+    unequal = sum(expected[name] != found[name] for name in shared)
+    return len(expected.keys() ^ found.keys()) + unequal
+
+
 def printable(name: str) -> str:
     """A name from a file, fit for a terminal and for a line."""
     return "".join(c if c.isprintable() else "?" for c in name[:80])

@@ -60,8 +60,7 @@ def export_onnx(
         faces: (n, 112, 112, 3), RGB, on which int8 finds its ranges.
 
     Returns:
-        The largest difference to `backbone`, as a part of the largest coordinate: on noise, for
-        int8 on up to 8 of `faces`.
+        The largest difference, as a part of the largest coordinate: on noise, for int8 on `faces`.
 
     Raises:
         ImportError: The extra `export` is not installed.
@@ -74,24 +73,31 @@ def export_onnx(
     newest = onnx.defs.onnx_opset_version()
     if not LOWEST_OPSET <= opset <= newest:
         raise ValueError(f"opset must be from {LOWEST_OPSET} to {newest}, got {opset}")
-    graph = _trace(backbone, opset, torch.float16 if dtype == "float16" else torch.float32)
-    pixels = _noise()
-    if dtype == "int8":
-        if faces is None or not len(faces):
-            raise ValueError("int8 needs faces to find the ranges of the activations")
-        graph = quantise(graph, INPUT, _normalised(faces[:FACES].transpose(0, 3, 1, 2)))
-        pixels = torch.from_numpy(faces[:8].transpose(0, 3, 1, 2).copy())
+    graph, pixels = _make(backbone, opset, dtype, faces)
     _set_ir_version_(graph, ir_version)
     onnx.helper.set_model_props(graph, _metadata(backbone) | {"dtype": dtype})
     written = graph.SerializeToString()
     difference = _largest_difference(backbone, written, pixels)
     if not difference < TOLERANCES[dtype]:
         raise ArithmeticError(
-            f"the exported graph differs from torch by {difference:.1e} of its largest "
-            f"coordinate, more than {TOLERANCES[dtype]:g}; are the weights finite?"
+            f"the exported graph differs from torch by {difference:.1e} of the largest coordinate, "
+            f"more than {TOLERANCES[dtype]:g}; are the weights finite?"
         )
     write_whole(path, [written])
     return difference
+
+
+def _make(
+    backbone: Backbone, opset: int, dtype: Dtype, faces: NDArray[np.uint8] | None
+) -> tuple[Any, Tensor]:
+    """The ONNX model, and images (b, 3, 112, 112) on which it should answer as torch."""
+    graph = _trace(backbone, opset, torch.float16 if dtype == "float16" else torch.float32)
+    if dtype != "int8":
+        return graph, _noise()
+    if faces is None or not len(faces):
+        raise ValueError("int8 needs faces to find the ranges of the activations")
+    pixels = faces[:FACES].transpose(0, 3, 1, 2)
+    return quantise(graph, INPUT, _normalised(pixels)), torch.from_numpy(pixels[:8].copy())
 
 
 def _trace(backbone: Backbone, opset: int, dtype: torch.dtype) -> Any:

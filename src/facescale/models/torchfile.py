@@ -79,6 +79,12 @@ def _is_plain(value: object) -> bool:
     )
 
 
+def beside(tensors: dict[str, Tensor]) -> list[str]:
+    """Names of the tensors that `without_prefixes` leaves out."""
+    kept = {id(value) for value in without_prefixes(tensors).values()}
+    return [name for name, value in tensors.items() if id(value) not in kept]
+
+
 def without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The network's own names; what lies beside the prefixed ones (a head) is left out."""
     for _ in range(_MAX_DEPTH):

@@ -18,7 +18,7 @@ from facescale.models.identify import identify, own_names, skeleton
 from facescale.models.mxnet import load_mxnet, mxnet_names, read_mxnet
 from facescale.models.names import Shapes, differences, shapes_of
 from facescale.models.tensorfile import encode, open_tensors
-from facescale.models.torchfile import read_state_dict, without_prefixes
+from facescale.models.torchfile import beside, read_state_dict, without_prefixes
 
 SPEC = "facescale.backbone"
 """Key of the spec in a file's metadata."""
@@ -103,6 +103,18 @@ def family_of(path: Path | str, name: str) -> Literal["mxnet", "arcface_torch"]:
     if spec is None:
         spec = identify(shapes_of(tensors), path, name)
     return "mxnet" if skeleton(spec).spec.get("family") == "mxnet" else "arcface_torch"
+
+
+def beside_network(path: Path) -> list[str]:
+    """Names of the tensors in a file that `load_backbone` leaves out, such as a head's."""
+    if path.suffix in TORCH_SUFFIXES:
+        return beside(read_state_dict(path))
+    if path.suffix != ".safetensors":
+        return []
+    with open_tensors(path) as file:
+        if SPEC in file.metadata:
+            return []
+        return beside({name: file.tensor(name) for name in file.kinds})
 
 
 def build_checked(spec: Mapping[str, Any], shapes: Shapes, path: Path) -> Backbone:

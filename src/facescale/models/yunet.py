@@ -48,7 +48,8 @@ def to_scrfd(yunet: Any) -> Any:
     # all scores, then all boxes, then all points: SCRFD's order
     for kind, width in (("score", 1), ("box", 4), ("point", 10)):
         for stride in STRIDES:
-            name, shape = f"{kind}_{stride}", [f"anchors_{stride}", width]
+            name = f"{kind}_{stride}"
+            shape: list[str | int | None] = [f"anchors_{stride}", width]
             float32 = onnx.TensorProto.FLOAT
             graph.output.append(onnx.helper.make_tensor_value_info(name, float32, shape))
     onnx.checker.check_model(model)
@@ -74,7 +75,7 @@ def _constants() -> Iterator[Any]:
         yield onnx.numpy_helper.from_array(np.asarray(value), f"scrfd_{name}")
 
 
-def _node(operator: str, inputs: str, output: str, **attributes: int) -> Any:
+def _node(operator: str, inputs: str, output: str, **attributes: Any) -> Any:
     """A node; the constants among its inputs are written without their prefix, as `:name`."""
     import onnx
 
