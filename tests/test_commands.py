@@ -66,6 +66,7 @@ RULES = [
     Rule("facescale unpack RUN --old", not_run="for checkpoints of old versions; see test_old.py"),
     Rule("facescale plan", ()),
     Rule("facescale data check /data/faces_emore"),
+    Rule("facescale data align", not_run="it needs the file of a detector; see test_align.py"),
     Rule("facescale bench kernels", ("head/2000", "--rounds", "1", "--against", "dense")),
     Rule("facescale bench report --cases none", ("--output", "new")),
     Rule("facescale bench report --devices 1,4,8", SMALL_REPORT),
@@ -73,6 +74,7 @@ RULES = [
     Rule("facescale bench report --devices 1,2", not_run="two hours"),
     Rule("facescale bench report --devices 1 ", not_run="an hour, gigabytes"),
     Rule("facescale bench page"),
+    Rule("torchrun --nproc_per_node=8 -m facescale data align", not_run="as without torchrun"),
     Rule("torchrun --nproc_per_node=8", (*SMALL, "--head.sample_rate", "0.5")),
     Rule("make", not_run="it installs, or runs all tests; a dry run shows that the target exists"),
     Rule(
@@ -222,6 +224,8 @@ def test_a_command_of_the_documents_runs(
         parse(words[1:])
     elif words[0] == "facescale":
         main([*words[1:], *rule.more])
+    elif words[0] == "torchrun" and rule.not_run:
+        parse(words[words.index("facescale") + 1 :])
     elif words[0] == "torchrun":
         words = [word.replace("=8", "=2") for word in words[1:]]
         run([sys.executable, "-m", "torch.distributed.run", *words, *rule.more])

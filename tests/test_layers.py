@@ -12,6 +12,7 @@ FLOORS = [
     {"config", "distributed"},
     {"kernels"},
     {"head", "backbones", "data"},
+    {"detection"},
     {"evaluation", "acceleration"},
     {"models"},
     {"checkpoint"},

@@ -1,0 +1,108 @@
+"""What a face detector is, how one is opened, and which of the faces it finds is meant."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from facescale.data.images import Pixels
+
+VARIABLE = "FACESCALE_DETECTOR"
+"""In the environment: the model file of the detector, where none is given."""
+
+LONGEST = 640
+"""Pixels of the longer side of what a detector sees; larger photographs are scaled down for it."""
+
+Singles = NDArray[np.float32]
+Rule = Literal["largest", "central", "only"]
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """A face on a photograph, in its pixels.
+
+    Attributes:
+        box: (4,) left, top, right, bottom.
+        score: Of the detector, 0 to 1.
+        points: (5, 2) as x, y, in the order of `evaluation.alignment.TEMPLATE`: eyes, nose and
+            corners of the mouth, the left one in the picture first.
+    """
+
+    box: Singles
+    score: float
+    points: Singles
+
+
+class Detector(Protocol):
+    """Finds faces. Several threads may call `detect` at the same time."""
+
+    def detect(self, image: Pixels) -> list[Face]:
+        """The faces on an RGB image (height, width, 3), uint8, in any order."""
+
+
+def open_detector(path: str | Path | None = None, min_score: float | None = None) -> Detector:
+    """Open a model file: YuNet through OpenCV, or SCRFD as ONNX through onnxruntime.
+
+    Args:
+        path: The file; None takes the one that the variable `FACESCALE_DETECTOR` names.
+        min_score: Faces below it are not reported; None is the usual threshold of the model.
+
+    Raises:
+        FileNotFoundError: No file is given, or it does not exist.
+        ValueError: The file is neither of the two.
+        ImportError: The package that runs it is not installed.
+    """
+    path = path or os.environ.get(VARIABLE)
+    if not path:
+        raise FileNotFoundError(
+            f"no face detector: give --detector FILE or set {VARIABLE}, to a file of YuNet "
+            "(face_detection_yunet_2023mar.onnx of OpenCV Zoo) or of SCRFD (det_10g.onnx)"
+        )
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the file of a face detector")
+    if b"obj_8" in path.read_bytes():  # the name of an output; SCRFD has no such one
+        from facescale.detection.yunet import YuNet
+
+        return YuNet(path, 0.6 if min_score is None else min_score)
+    from facescale.detection.scrfd import Scrfd
+
+    return Scrfd(path, 0.5 if min_score is None else min_score)
+
+
+def find_faces(detector: Detector, image: Pixels, longest: int = LONGEST) -> list[Face]:
+    """The faces on an image, which is scaled down for the detector if a side is above `longest`."""
+    height, width = image.shape[:2]
+    scale = max(height, width) / longest
+    if scale <= 1:
+        return detector.detect(image)
+    size = (max(1, round(width / scale)), max(1, round(height / scale)))
+    whole = Image.fromarray(image)
+    small = np.asarray(whole.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    ratio = np.array([width / size[0], height / size[1]], np.float32)
+    return [
+        Face(
+            # The middle of the first pixel is (0, 0) in both.
+            ((face.box.reshape(2, 2) + 0.5) * ratio - 0.5).reshape(4),
+            face.score,
+            (face.points + 0.5) * ratio - 0.5,
+        )
+        for face in detector.detect(small)
+    ]
+
+
+def choose_face(faces: list[Face], image: Pixels, rule: Rule = "largest") -> Face | None:
+    """The face that is meant; None if there is none, or several where `rule` is "only".
+
+    "central" takes the face whose box has its middle nearest to the middle of the image.
+    """
+    if not faces or (rule == "only" and len(faces) > 1):
+        return None
+    if rule == "central":
+        middle = np.array([image.shape[1], image.shape[0]]) / 2
+        return min(faces, key=lambda face: np.linalg.norm(face.box.reshape(2, 2).mean(0) - middle))
+    return max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
