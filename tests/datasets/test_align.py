@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detection.fakes import Squares, painted
 from facescale.cli import data_align, main
 from facescale.data.images import decode_whole
 from facescale.datasets import align as align_module
 from facescale.datasets.alignreport import read_rows
 from facescale.evaluation.alignment import TEMPLATE, align
 from facescale.evaluation.faces import open_faces, read_points
+from facescale.files import write_whole
+from painted_faces import Squares, painted
 from shared_data import shared_data
 
 Run = Callable[..., dict[str, Any]]
@@ -125,7 +126,9 @@ def test_every_kind_of_file_gives_the_same_upright_face(run: Run, tmp_path: Path
         (tmp_path / "photos" / name).write_bytes(content)
     summary = run("--format", "png")
     assert summary["aligned"] == summary["photographs"] == 8
-    expected = align(painted((60, 40, 120)), TEMPLATE * (120 / 112) + np.array([60, 40])).astype(int)
+    expected = align(painted((60, 40, 120)), TEMPLATE * (120 / 112) + np.array([60, 40])).astype(
+        int
+    )
     for path in (tmp_path / "faces").glob("*.png"):
         found = decode_whole(path.read_bytes()).astype(int)
         colours = path.stem not in ("grey", "deep")
@@ -145,13 +148,12 @@ def test_a_second_run_keeps_the_faces_and_takes_up_what_is_new(
     for number in range(40):
         save(tmp_path / "photos" / f"{number:02}.png", painted((20, 20, 60 + number)))
     calls: list[str] = []
-    write = align_module.write_whole
 
     def stop_early(path: Path, parts: Any) -> None:
         if len(calls) == 25:
             raise OSError(28, "disk full", str(path))
         calls.append(path.name)
-        write(path, parts)
+        write_whole(path, parts)
 
     monkeypatch.setattr(align_module, "write_whole", stop_early)
     with pytest.raises(SystemExit):
@@ -161,9 +163,12 @@ def test_a_second_run_keeps_the_faces_and_takes_up_what_is_new(
     assert 0 < kept <= 25
     with journal.open("a") as file:
         file.write("39.png,1,ali")  # a line that the end of the process cut
-    monkeypatch.setattr(
-        align_module, "write_whole", lambda p, d: (calls.append(p.name), write(p, d))
-    )
+
+    def count(path: Path, parts: Any) -> None:
+        calls.append(path.name)
+        write_whole(path, parts)
+
+    monkeypatch.setattr(align_module, "write_whole", count)
     (tmp_path / "photos" / "40.png").write_bytes((tmp_path / "photos" / "00.png").read_bytes())
     (tmp_path / "faces" / "00.jpg").unlink()
     assert run()["aligned"] == 41

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detection.fakes import Squares, painted
 from facescale.detection.detector import choose_face, find_faces, open_detector
+from painted_faces import Squares, painted
 
 
 def test_the_largest_the_most_central_or_the_only_face_is_chosen() -> None:
