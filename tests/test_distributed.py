@@ -1,12 +1,18 @@
 """Collectives and DDP by the names of torch 2.11 and of torch 2.13."""
 
+import os
+from functools import partial
+from typing import Any
+from unittest import mock
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from conftest import RunRanks
-from facescale.distributed import replicate, world_group
+from facescale import rendezvous
+from facescale.distributed import processes, replicate, world_group
 
 NEW_NAMES = ("all_gather_single", "reduce_scatter_single")
 
@@ -62,3 +68,56 @@ def running_means(rank: int) -> list[float]:
 
 def test_buffers_start_alike_and_stay_each_ranks_own(run_ranks: RunRanks) -> None:
     assert run_ranks(running_means, 2) == [[0.0, 5.0], [0.0, 6.0]]
+
+
+@pytest.fixture
+def on_a_card(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """A rank of two with a CUDA device, as far as `processes` can tell; what it calls."""
+    calls: dict[str, list[Any]] = {"backend": [], "end": []}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in rendezvous.NCCL_SETTINGS:
+        monkeypatch.setenv(name, "")  # so that the old value comes back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(mock.Mock(), 0, 2)]))
+    monkeypatch.setattr(rendezvous, "_fresh", lambda store, *_: store)
+    joined = iter([False, True])  # before and after
+    monkeypatch.setattr(dist, "is_initialized", lambda: next(joined))
+    monkeypatch.setattr(dist, "get_backend_config", lambda: "cpu:gloo,cuda:nccl")
+    start = lambda backend, **_: calls["backend"].append(backend)  # noqa: E731
+    monkeypatch.setattr(dist, "init_process_group", start)
+    abort, destroy = (partial(calls["end"].append, name) for name in ("abort", "destroy"))
+    monkeypatch.setattr(dist.distributed_c10d, "_abort_process_group", abort)
+    monkeypatch.setattr(dist, "destroy_process_group", destroy)
+    return calls
+
+
+def test_a_lost_peer_under_nccl_is_one_line_and_nobody_waits_for_it(
+    on_a_card: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")  # the user's own choice stays
+    said = "the other ranks are gone or out of reach .NCCL communicator was aborted on rank 0.*"
+    with pytest.raises(ConnectionError, match=f"{said}--resume"), processes("cuda"):
+        raise dist.DistBackendError("NCCL communicator was aborted on rank 0.\nstack")
+    assert on_a_card == {"backend": ["cpu:gloo,cuda:nccl"], "end": ["abort"]}
+    assert os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "2"
+    assert os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1"
+
+
+def test_a_run_that_ends_well_waits_for_the_others(on_a_card: dict[str, list[Any]]) -> None:
+    with processes("cuda"):
+        pass
+    assert on_a_card["end"] == ["destroy"]
+
+
+def test_a_mistake_of_one_rank_does_not_wait_for_the_others(
+    on_a_card: dict[str, list[Any]],
+) -> None:
+    with pytest.raises(ValueError, match="a mistake"), processes("cuda"):
+        raise ValueError("a mistake")
+    assert on_a_card["end"] == ["abort"]
+
+
+def test_torch_has_what_ends_a_failed_group() -> None:
+    assert hasattr(dist.distributed_c10d, "_abort_process_group")

@@ -8,7 +8,7 @@ import facescale
 ROOT = Path(facescale.__file__).parent
 
 FLOORS = [
-    {"random", "files", "allocator", "intervals"},
+    {"random", "files", "allocator", "intervals", "rendezvous"},
     {"config", "distributed"},
     {"kernels"},
     {"head", "backbones", "data"},

@@ -5,15 +5,11 @@ A group of one rank needs no process group: each collective is then the identity
 
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
-from hashlib import sha256
 from typing import Any
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -22,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from facescale.files import said_of
+from facescale.rendezvous import is_lost, join, leave
 
 _SHARED = (FileNotFoundError, OSError, ValueError)  # errors that one rank tells the others
 
@@ -230,12 +227,14 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
         here = torch.device(device, int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(here)
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
+    failed = True
     try:
         if launched:
-            _join("nccl" if here.type == "cuda" else "gloo", timeout_s)
+            join(here.type, timeout_s)
         yield here
+        failed = False
     except RuntimeError as error:
-        if not (launched and _is_lost(error)):
+        if not (launched and is_lost(error)):
             raise
         if "EADDRINUSE" in str(error):
             port = f"port {os.environ.get('MASTER_PORT')} of this host is in use by another process"
@@ -244,46 +243,7 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
         raise ConnectionError(f"{why}; --resume continues from the last checkpoint") from error
     finally:
         if launched and dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def _join(backend: str, timeout_s: float) -> None:
-    """Initialise the default process group from torchrun's environment."""
-    wait = timedelta(seconds=timeout_s)
-    store, rank, size = next(dist.rendezvous("env://", timeout=wait))  # type: ignore[attr-defined]
-    store = _fresh(store, rank, size, timeout_s)
-    dist.init_process_group(backend, timeout=wait, store=store, rank=rank, world_size=size)
-
-
-def _fresh(store: Any, rank: int, size: int, timeout_s: float) -> Any:
-    """A prefix of `store` that no earlier start of these ranks has written to.
-
-    torchrun keeps one store over all restarts, and gloo would find the addresses of killed ranks
-    there. So each rank draws a random name at each start, and the prefix is a hash of all names. A
-    rank counts itself only under a hash of its current name; the count reaches `size` only if all
-    ranks are alive and see the same names.
-    """
-    names = [f"name/{other}" for other in range(size)]
-    store.set(names[rank], uuid4().hex)
-    counted, deadline, pause_s = "", time.monotonic() + timeout_s, 0.01
-    store.wait(names)
-    while True:
-        prefix = sha256(b"".join(store.multi_get(names))).hexdigest()
-        if store.add(f"count/{prefix}", int(prefix != counted)) == size:
-            return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
-        counted = prefix
-        if time.monotonic() > deadline:
-            raise ConnectionError(
-                f"not all of the {size} ranks joined within {timeout_s:g} s; raise timeout_s, or "
-                "see the messages of the other ranks"
-            )
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, 1.0)
-
-
-def _is_lost(error: RuntimeError) -> bool:
-    """Whether another rank does not answer. Errors of gloo are plain RuntimeErrors."""
-    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+            leave(failed)
 
 
 def replicate(module: nn.Module, world: Group) -> nn.Module:

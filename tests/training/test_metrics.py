@@ -7,8 +7,8 @@ from unittest import mock
 import pytest
 import torch
 
+from facescale.training.batches import decoding_threads
 from facescale.training.metrics import Window, memory_row, read_metrics, speed_line
-from facescale.training.state import decoding_threads
 
 
 def test_rate_is_samples_over_the_seconds_of_the_window() -> None:

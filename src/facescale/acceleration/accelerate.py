@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from facescale.acceleration.conv import Conv2d
-from facescale.acceleration.norms import NormedLayers, NormedUnit
+from facescale.acceleration.norms import NormedBackbone, NormedLayers, NormedUnit
 from facescale.acceleration.prelu import PReLU
 from facescale.acceleration.sequence import (
     ChainedBackbone,
@@ -13,6 +13,8 @@ from facescale.acceleration.sequence import (
     ChainedSequential,
     ChainedUnit,
 )
+from facescale.acceleration.stem import FEW
+from facescale.acceleration.stem import Conv2d as StemConv2d
 from facescale.backbones.convolutional import ConvolutionalBackbone
 from facescale.backbones.iresnet import Unit
 from facescale.backbones.layers import Layers
@@ -32,7 +34,11 @@ CPU_FLOAT32: Kinds = {
     Unit: ChainedUnit,
     **PIXELS,
 }
-CUDA: Kinds = {Layers: NormedLayers, Unit: NormedUnit}
+CUDA: Kinds = {
+    Layers: NormedLayers,
+    Unit: NormedUnit,
+    ConvolutionalBackbone: NormedBackbone,
+}
 
 
 def accelerate_(network: nn.Module, device: torch.device, precision: torch.dtype) -> None:
@@ -45,6 +51,9 @@ def accelerate_(network: nn.Module, device: torch.device, precision: torch.dtype
     """
     if device.type == "cuda" and available():
         swap_(network, CUDA)
+        for conv in [m for m in network.modules() if type(m) is nn.Conv2d]:
+            if conv.in_channels <= FEW:
+                swap_(conv, {nn.Conv2d: StemConv2d})
     if device.type != "cpu":
         return
     swap_(network, CPU)

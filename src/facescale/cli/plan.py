@@ -53,10 +53,14 @@ def run(chosen: argparse.Namespace) -> None:
     plan = planner.plan(planner.batch, config.data.num_classes, memory)
     limits = {} if memory is None else _limits(planner, plan, memory)
     if chosen.json:
-        show_json({"parts": plan.parts, "total": plan.total, "batch": plan.batch, **limits})
+        confirmed = planner.device_type == "cpu"
+        sizes = {"parts": plan.parts, "total": plan.total, "batch": plan.batch}
+        show_json({**sizes, "confirmed": confirmed, **limits})
         return
     _show_setting(planner, plan)
     _show_parts(plan)
+    if planner.device_type != "cpu":
+        say("No card has confirmed this plan: it is counted, not measured (docs/gpu.md).")
     if memory is not None:
         _show_limits(limits, memory)
     _show_published()

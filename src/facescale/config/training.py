@@ -96,6 +96,8 @@ class TrainConfig(Section, prefix="train."):
     """Memory layout of images and weights."""
     compile: bool = False
     """Compile the backbone with torch.compile; takes minutes at the start."""
+    graphs: bool = False
+    """Replay the backbone's passes as CUDA graphs, which spares the host. For small networks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

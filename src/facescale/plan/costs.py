@@ -1,5 +1,6 @@
 """What a training step costs in memory, taken from the real modules on small or fake tensors."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ from facescale.head import MarginHead
 from facescale.head.rules import RuleName
 from facescale.head.step import LOGITS_BUDGET
 from facescale.head.walks.blocks import block_rows
+from facescale.kernels.cuda import assumed
 from facescale.plan.ledger import Ledger
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import make_optimizer
@@ -101,7 +103,8 @@ def _walk(
     model = MicroBatches(network, train.micro_batch).train()
     with fake:
         optimizer = make_optimizer(network, optim)
-    with fake, Ledger() as ledger:
+    on_card = assumed() if device_type == "cuda" else nullcontext()
+    with on_card, fake, Ledger() as ledger:
         images = torch.empty((batch, *IMAGE_SHAPE), dtype=torch.uint8, memory_format=layout)
         with trunk_autocast("cpu", train.precision):
             embeddings = model(images)

@@ -2,7 +2,7 @@
 
 The backbone's share is counted on fake tensors, the head's on a small head (see `costs.py`). What
 is beyond tensors - the process itself, and the holes in its heap - is a rule with a measured
-constant, stated below.
+constant, stated below. Those of a card are in `cards.py`.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +10,9 @@ from functools import cached_property
 
 from facescale.config import Config
 from facescale.distributed import shard_range
-from facescale.plan.costs import BackboneCost, backbone_cost, head_cost
+from facescale.head.share import JOINT_SAMPLES
+from facescale.plan import cards
+from facescale.plan.costs import BackboneCost, HeadCost, backbone_cost, head_cost
 from facescale.plan.search import largest
 from facescale.training.state import centres_momentum, rows_dtype
 
@@ -22,8 +24,6 @@ HOLES_ACTIVATIONS, HOLES_GRADIENTS = 1 / 3, 1 / 2
 A fit, not an explanation (docs/benchmark.md has the figures); freed memory stays with the process
 (`allocator.py`).
 """
-CUDA_CONTEXT = 512 << 20
-"""What a CUDA process takes of the card before the first tensor. Not measured here."""
 BUCKET = 25 << 20
 """Bytes of gradients that DDP sends at once: its default."""
 IMAGE_BYTES = 3 * 112 * 112
@@ -102,8 +102,12 @@ class Planner:
             self.config.head.subcentres,
             self.config.optim.head_name,
         )
+        if self.device_type == "cuda":
+            head = self._on_card(head, num_classes, group_batch, backbone, memory)
         in_head = head.logits + head.temporaries
         going_back = backbone.peak - backbone.activations
+        # On a card the rows move while the backbone learns, and what they use lives as long.
+        free = head.temporaries if self._overlaps else in_head
         if self.devices > 1:  # gradients go to DDP's buckets, which are counted as communication
             going_back -= backbone.gradients
         parts = {
@@ -112,11 +116,40 @@ class Planner:
             "class centres and momentum": head.centres,
             "activations": backbone.activations,
             "logits, head": in_head,
-            "gradients": max(0, going_back - in_head),
+            "gradients": max(0, going_back - free),
             "communication": self._communication(backbone, group_batch),
             **self._overhead(backbone, batch),
         }
         return Plan(batch, num_classes, parts, memory)
+
+    @property
+    def _overlaps(self) -> bool:
+        return self.device_type == "cuda" and self.config.head.overlap
+
+    def _on_card(
+        self,
+        head: HeadCost,
+        num_classes: int,
+        batch: int,
+        backbone: BackboneCost,
+        memory: int | None,
+    ) -> HeadCost:
+        """The head's cost by the CUDA walk where that serves."""
+        chosen, dim, rows = self.config.head, backbone.embedding_dim, self.rows(num_classes)
+        others = batch * (self.devices // self.shards - 1)
+        batch += others if others <= JOINT_SAMPLES["cuda"] else 0
+        if not cards.serves(rows_dtype(self.config), dim):
+            return head
+        sampled = chosen.sample_rate < 1.0
+        drawn = max(1, int(chosen.sample_rate * rows)) + batch if sampled else rows
+        budget = cards.budget(chosen.logits_mib, memory)
+        walk = cards.walk_cost(drawn, batch, dim, chosen.products, budget, sampled)
+        draw = cards.DRAW_BYTES * drawn if sampled else 0  # before there are activations
+        return HeadCost(
+            centres=head.centres + rows,  # a flag for each, whether it has start values
+            logits=walk.kept,
+            temporaries=max(walk.temporaries, draw - walk.kept - backbone.activations),
+        )
 
     def largest_batch(self, num_classes: int, memory: int) -> int:
         """Samples of one device that still fit; 0 where none does."""
@@ -158,7 +191,11 @@ class Planner:
     def _overhead(self, backbone: BackboneCost, batch: int) -> dict[str, int]:
         """What is no tensor of the step."""
         if self.device_type != "cpu":
-            return {"CUDA context": CUDA_CONTEXT}
+            return {
+                "holes between blocks": int(cards.HOLES * backbone.peak),
+                "workspaces": cards.WORKSPACES,
+                "CUDA context": cards.CONTEXT,
+            }
         holes = HOLES_ACTIVATIONS * backbone.activations + HOLES_GRADIENTS * backbone.gradients
         return {
             "image batches": (self.config.data.prefetch + 1) * batch * IMAGE_BYTES,

@@ -1,5 +1,6 @@
 """Batches taken from the loader early enough that all ranks stop before one that one rank lacks."""
 
+import os
 from collections import deque
 
 import torch
@@ -58,3 +59,16 @@ class Batches:
         for said in world.gather_texts(str(self.failure or "")):
             if said:
                 raise ValueError(f"{said}{after}")
+
+
+def decoding_threads(device_type: str) -> int:
+    """Threads that decode images where `data.threads` is not given.
+
+    A CPU rank shares its cores with them. Beside a CUDA device they have the cores of this host to
+    themselves but for one a rank, in equal parts; 8 feed some 50,000 images/s.
+    """
+    if device_type != "cuda":
+        return 2
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(8, max(2, (cores or 1) // ranks - 1))

@@ -21,6 +21,7 @@ from facescale.kernels.cpu.build import missing
 from facescale.models.weights import save_backbone
 from facescale.training.agreement import check_same, of_run
 from facescale.training.batches import UNREADABLE, Batches
+from facescale.training.graphs import graphs_note
 from facescale.training.keeping import Keeper, all_are_told, check_best, due
 from facescale.training.lock import RunFolder, locked
 from facescale.training.metrics import Tally, Window, memory_row, read_metrics
@@ -83,6 +84,8 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
         if device.type == "cpu" and (reason := missing()):
             notes.append(f"without compiled kernels a step takes longer: {reason}")
         if said := precision_note(asked, config, device.type):
+            notes.append(said)
+        if said := graphs_note(config.train, device.type, state.world.size):
             notes.append(said)
         if state.step == 0 and config.start.checkpoint is not None:
             begin_from_(state, config.start)

@@ -62,10 +62,13 @@ def precision_note(asked: Config, taken: Config, device_type: str) -> str | None
     return None
 
 
-def trunk_autocast(device_type: str, precision: str) -> torch.autocast:
-    """The arithmetic of a backbone's trunk in `precision`, one of `PRECISIONS`."""
+def trunk_autocast(device_type: str, precision: str, *, cache: bool = True) -> torch.autocast:
+    """The arithmetic of a backbone's trunk in `precision`, one of `PRECISIONS`.
+
+    Without `cache` a weight is rounded at each use, and not once inside the block.
+    """
     dtype = PRECISIONS[precision]
-    return torch.autocast(device_type, dtype, enabled=dtype.itemsize < 4)
+    return torch.autocast(device_type, dtype, enabled=dtype.itemsize < 4, cache_enabled=cache)
 
 
 def round_convolutions(to_tf32: bool) -> None:

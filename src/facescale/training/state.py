@@ -1,6 +1,5 @@
 """The parts of a run, put together from its config."""
 
-import os
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -19,7 +18,9 @@ from facescale.head import MarginHead, TargetMargin, make_margin
 from facescale.head.margins import margin_values
 from facescale.models.weights import family_of, load_weights_
 from facescale.random import derive_seed, generator
+from facescale.training.batches import decoding_threads
 from facescale.training.dataset import make_order, open_training_set
+from facescale.training.graphs import capture_
 from facescale.training.late import Pending
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
@@ -134,6 +135,11 @@ def build(config: Config, device: torch.device) -> TrainState:
     num_steps = config.train.steps or max(
         1, round(config.train.epochs * len(dataset) / global_batch)
     )
+    augment = augmentation(**asdict(config.data.augment))
+    if not config.train.compile:
+        share = len(shard_range(global_batch, world.size, world.rank))
+        layout = memory_layout(config.train)
+        capture_(backbone, config.train, device, world.size, augment, (share, layout))
     return TrainState(
         config=config,
         device=device,
@@ -141,7 +147,7 @@ def build(config: Config, device: torch.device) -> TrainState:
         dataset=dataset,
         found=found,
         pairs=open_sets(config.evaluation.sets, config.data.path),
-        augment=augmentation(**asdict(config.data.augment)),
+        augment=augment,
         backbone=backbone,
         model=replicate(MicroBatches(backbone, config.train.micro_batch), world),
         head=head,
@@ -174,19 +180,6 @@ def make_backbone(
     return backbone
 
 
-def decoding_threads(device_type: str) -> int:
-    """Threads that decode images where `data.threads` is not given.
-
-    A CPU rank shares its cores with them. Beside a CUDA device they have the cores of this host to
-    themselves but for one a rank, in equal parts; 8 feed some 50,000 images/s.
-    """
-    if device_type != "cuda":
-        return 2
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(8, max(2, (cores or 1) // ranks - 1))
-
-
 def memory_layout(train: TrainConfig) -> torch.memory_format:
     """How images and the weights of convolutions lie in memory."""
     return torch.channels_last if train.channels_last else torch.contiguous_format
@@ -203,8 +196,9 @@ def _place_backbone(config: Config, device: torch.device, world: Group) -> backb
         load_weights_(backbone, chosen.weights)
     if config.train.sync_batchnorm:
         synchronise_norms_(backbone, world)
-    if config.train.compile:
-        backbone.compile()  # in place: the names of its weights stay
+    if config.train.compile:  # in place: the names of its weights stay
+        graphs = config.train.graphs and device.type == "cuda"
+        backbone.compile(mode="reduce-overhead" if graphs else None)
     layout = memory_layout(config.train)
     return backbone.to(device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
 

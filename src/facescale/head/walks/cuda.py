@@ -81,7 +81,8 @@ class CudaWalk:
             if stop == self._num_kept:
                 later = learn, (logits, radial)
             elif step.lr:
-                learn()  # its memory is for the next portion
+                learn()
+            del logits, radial, learn  # their memory is for the next portion
         if step.lr and later is not None:
             learn, used = later
             rows = () if step.sample.rows is None else (step.sample.rows,)

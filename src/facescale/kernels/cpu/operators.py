@@ -6,7 +6,7 @@ the compiler, a second and 100 MB, at the first one.
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,15 +19,21 @@ NAMESPACE = "facescale"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # what it defines lives as long as it does
 
 
-def define(schema: str, fake: Callable[..., Any], kernel: Callable[..., Any]) -> Any:
+def define(
+    schema: str,
+    fake: Callable[..., Any],
+    kernel: Callable[..., Any],
+    on: Sequence[str] = ("CPU",),
+) -> Any:
     """Define an operator by its schema, such as `twice(Tensor x) -> Tensor`, and return it.
 
-    `kernel` computes on the CPU; `fake` only makes tensors like the outputs of it, which is all
-    that is done for fake tensors. Inputs are passed by position.
+    `kernel` computes on the devices `on`; `fake` only makes tensors like the outputs of it, which
+    is all that is done for fake tensors. Inputs are passed by position.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
-    _LIBRARY.impl(name, kernel, "CPU")
+    for key in on:
+        _LIBRARY.impl(name, kernel, key)
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 

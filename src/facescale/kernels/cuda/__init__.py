@@ -5,6 +5,9 @@ No file outside this folder imports triton, and nothing imports a file of this f
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.util import find_spec
 
@@ -33,16 +36,37 @@ def head_kernels_serve(table: Tensor, dim: int) -> bool:
     return known and available() and _runs_on(table.device)
 
 
+_assumed = ContextVar("_assumed", default=False)
+
+
+@contextmanager
+def assumed() -> Iterator[None]:
+    """Inside, tensors count as those of a card that runs the kernels: for plans on fake ones."""
+    token = _assumed.set(True)
+    try:
+        yield
+    finally:
+        _assumed.reset(token)
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether `device` is a card for which the kernels were compiled, or its double in tests."""
+    return _runs_on(device)
+
+
 def _runs_on(device: torch.device) -> bool:
+    if _assumed.get():
+        return True
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= CAPABILITY
     return device.type == "cpu" and interpreted()
 
 
 def norm_kernels_serve(x: Tensor) -> bool:
-    """Whether the kernels of BatchNorm take this image, (b, c, h, w)."""
-    known = x.dtype in (torch.float32, torch.bfloat16, torch.float16) and x.ndim == 4
-    if not (known and x.is_contiguous(memory_format=torch.channels_last)):
+    """Whether the kernels of BatchNorm take this image (b, c, h, w), or these rows (b, c)."""
+    known = x.dtype in (torch.float32, torch.bfloat16, torch.float16) and x.ndim in (2, 4)
+    layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+    if not (known and x.is_contiguous(memory_format=layout)):
         return False
     # Of one value a channel there is no variance, which torch says.
     return x.numel() > x.shape[1] and available() and _runs_on(x.device)

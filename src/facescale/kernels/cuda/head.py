@@ -8,10 +8,8 @@ from torch import Tensor
 from facescale.kernels.cuda.backward import probability_kernel, to_batch_kernel
 from facescale.kernels.cuda.forward import forward_kernel, join_kernel
 from facescale.kernels.cuda.operands import Drawn, Rates
-from facescale.kernels.cuda.tiles import TILES, Precision, power_of_2, sample_tile
+from facescale.kernels.cuda.tiles import SPLITS, TILES, Precision, power_of_2, sample_tile
 from facescale.kernels.cuda.update import apply_kernel, update_kernel
-
-SPLITS = 64  # of the rows, where their product is summed up
 
 
 @dataclass(frozen=True)

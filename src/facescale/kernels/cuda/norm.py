@@ -15,6 +15,7 @@ from facescale.kernels.cuda.norm_kernels import (
     norm_sums_kernel,
     normalize_kernel,
 )
+from facescale.kernels.cuda.norm_operators import of_parameters
 from facescale.kernels.cuda.tiles import power_of_2
 
 ELEMENTS = 4096  # of a tile
@@ -130,6 +131,20 @@ def batch_norm_backward(
         inverse: As `mean`.
         training: Whether mean and deviation are those of `x` and depend on it.
     """
+    to_x, totals = gradients(gradient, x, parameters, mean, inverse, training=training)
+    return to_x, *of_parameters(totals, parameters.slope)
+
+
+def gradients(
+    gradient: Tensor,
+    x: Tensor,
+    parameters: Parameters,
+    mean: Tensor,
+    inverse: Tensor,
+    *,
+    training: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """As `batch_norm_backward`: of x, and those of the parameters by channel, (3, C)."""
     shape, gradient = _shape(x), _like(gradient, x)
     slope, act = _slope(parameters, shape), parameters.slope is not None
     splits, split_rows = shape.splits()
@@ -144,11 +159,7 @@ def batch_norm_backward(
         *given, totals, to_x, shape.rows, C=shape.channels, ACT=act, TRAINING=training,
         R=shape.tile_rows, BC=shape.tile_channels, num_warps=8,
     )  # fmt: skip
-    to_weight, to_bias, to_slope = totals
-    if parameters.slope is None:
-        return to_x, to_weight, to_bias, None
-    whole = len(parameters.slope) == shape.channels
-    return to_x, to_weight, to_bias, to_slope if whole else to_slope.sum(0, keepdim=True)
+    return to_x, totals
 
 
 def _shape(x: Tensor) -> Shape:

@@ -6,6 +6,9 @@ Chosen by compiling for sm_80 and sm_90: no register is spilled, and the shared 
 from dataclasses import dataclass
 from typing import Literal
 
+SPLITS = 64
+"""Parts of the rows, where their product with the batch is summed up."""
+
 Precision = Literal["tf32x3", "tf32", "bf16"]
 
 

@@ -1,0 +1,77 @@
+"""What a step takes on a card beyond the backbone's tensors.
+
+The head's buffers follow from its kernels. What no tensor is - CUDA's context, workspaces of its
+libraries, holes between the allocator's blocks - are rules. No card has confirmed either.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from facescale.head.rows import FORMATS
+from facescale.head.step import LOGITS_BUDGET, logits_budget
+from facescale.kernels.cuda import assumed, head_kernels_serve
+from facescale.kernels.cuda.tiles import SPLITS, TILES, Precision
+
+CONTEXT = 600 << 20
+"""Of the driver and loaded kernels: 0.5 to 0.7 GB on current cards."""
+WORKSPACES = 256 << 20
+"""Of cuBLAS (32 MiB a stream on Hopper) and of cuDNN's algorithms."""
+HOLES = 0.05
+"""Of all tensors that come and go in a step: free blocks that are too small for the next one."""
+LEAST_ROWS = 1 << 14
+"""As `head.walks.cuda.LEAST_ROWS`."""
+DRAW_BYTES = 100
+"""Of a drawn row, while its number is computed: permutations in int64."""
+
+
+@dataclass(frozen=True)
+class WalkCost:
+    """Bytes of the CUDA walk in one step."""
+
+    kept: int
+    """From the forward pass to the end of the update: logits, row numbers, lengths, the batch."""
+    temporaries: int
+    """Most at once of what one pass needs for itself."""
+
+
+def serves(stored: torch.dtype, dim: int) -> bool:
+    """Whether the CUDA walk takes rows of this format and size, with triton as it is here."""
+    with assumed():
+        return head_kernels_serve(torch.empty(0, dtype=FORMATS[stored].stored, device="meta"), dim)
+
+
+def budget(logits_mib: int | None, memory: int | None) -> int:
+    """Bytes of logits that the head keeps on a card of so much memory, or on the card here."""
+    if logits_mib is not None:
+        return logits_mib << 20
+    if memory is None and not torch.cuda.is_available():
+        return LOGITS_BUDGET
+    return logits_budget(torch.device("cuda"), memory)
+
+
+def walk_cost(
+    drawn: int, samples: int, dim: int, products: Precision, budget: int, sampled: bool
+) -> WalkCost:
+    """The buffers of `CudaWalk`.
+
+    Args:
+        drawn: Rows of the step, empty slots included.
+        samples: Of the batch of the shard group, or of all ranks for a joint step.
+        dim: Size of an embedding.
+        products: As `head.products`.
+        budget: Bytes of logits.
+        sampled: Whether the rows have numbers, or are all.
+    """
+    batch = samples * dim
+    rows = min(drawn, budget // (4 * max(samples, 1)))
+    numbers = 8 * drawn if sampled else 0
+    # Unit embeddings with norms and as they are gathered, and rounded ones.
+    embeddings = 12 * batch + (2 * batch if products == "bf16" else 0)
+    kept = 4 * rows * samples + numbers + 8 * drawn + embeddings
+    blocks = -(-drawn // TILES["forward"][products].rows)
+    tile, portion = TILES["to_batch"][products].rows, max(rows, min(LEAST_ROWS, drawn), 1)
+    parts = -(-portion // (-(-portion // (SPLITS * tile)) * tile))
+    again = 4 * samples * min(max(rows, LEAST_ROWS), drawn - rows)
+    backward = 4 * batch * (parts + 2) + again
+    return WalkCost(kept, max(8 * blocks * samples, backward))

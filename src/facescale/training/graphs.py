@@ -1,0 +1,67 @@
+"""The backbone's passes as CUDA graphs: the host launches each as a whole, not kernel by kernel."""
+
+import torch
+
+from facescale.backbones.backbone import IMAGE_SHAPE, Backbone
+from facescale.config import TrainConfig
+from facescale.data.transforms import Augment
+from facescale.training.precision import trunk_autocast
+
+WARMUPS = 11  # before a capture; torch asks for as many where DDP follows
+
+
+def why_not(train: TrainConfig, device_type: str, ranks: int) -> str | None:
+    """Why `train.graphs` has no effect in a run, or None where it has."""
+    if not train.graphs:
+        return None
+    reasons = {
+        "there is no CUDA device": device_type != "cuda",
+        "train.micro_batch computes portions again": train.micro_batch is not None,
+        "train.recompute computes blocks again": bool(train.recompute),
+        "train.sync_batchnorm waits for other ranks": train.sync_batchnorm and ranks > 1,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def graphs_note(train: TrainConfig, device_type: str, ranks: int) -> str | None:
+    """What to say of it at the start of a run; None if nothing."""
+    reason = why_not(train, device_type, ranks)
+    return f"train.graphs is without effect: {reason}" if reason else None
+
+
+def capture_(
+    backbone: Backbone,
+    train: TrainConfig,
+    device: torch.device,
+    ranks: int,
+    augment: Augment,
+    batch: tuple[int, torch.memory_format],
+) -> None:
+    """Make both passes of `backbone` CUDA graphs, if `train` asks for that and it can be.
+
+    Its `forward` replays them from then on, in training mode; all else is as before. Every batch
+    must be alike. The passes that come before a capture change no running statistics in the end.
+
+    Args:
+        backbone: On `device`; without hooks.
+        train: The options of the run.
+        device: Where the backbone is.
+        ranks: Of the run.
+        augment: What makes a batch for the backbone.
+        batch: Samples and layout of a batch.
+    """
+    if not train.graphs or why_not(train, device.type, ranks):
+        return
+    samples, layout = batch
+    images = torch.zeros(samples, *IMAGE_SHAPE, dtype=torch.uint8, device=device)
+    images = augment(images.contiguous(memory_format=layout), seed=0, position=0)
+    training = backbone.training
+    kept = [buffer.clone() for buffer in backbone.buffers()]
+    # A weight in the cache would be of the capture.
+    with trunk_autocast(device.type, train.precision, cache=False):
+        torch.cuda.make_graphed_callables(
+            backbone.train(), (images,), num_warmup_iters=WARMUPS, allow_unused_input=True
+        )
+    for buffer, value in zip(backbone.buffers(), kept, strict=True):
+        buffer.copy_(value)
+    backbone.train(training)
