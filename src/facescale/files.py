@@ -4,7 +4,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,18 @@ def require_regular(path: Path) -> None:
         raise ValueError(f"{path} is not a regular file")
     with path.open("rb"):
         pass
+
+
+def shortest_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest end of each path that no other path has; the whole path where two are alike."""
+    names = []
+    for path in paths:
+        for length in range(1, len(path.parts) + 1):
+            name = "/".join(path.parts[-length:])
+            if sum("/".join(other.parts[-length:]) == name for other in paths) == 1:
+                break
+        names.append(name)
+    return names
 
 
 def checksum(path: Path) -> str:

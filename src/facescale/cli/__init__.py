@@ -23,6 +23,7 @@ COMMANDS = {
     "ijb": "evaluate a trained model on IJB-B or IJB-C",
     "embed": "write the embeddings of images to a file",
     "identify": "find out who of a gallery is on photographs",
+    "compare": "compare training runs on one HTML page",
     "export": "write a trained backbone as an ONNX graph",
     "import weights": "convert weights of other projects to a model.safetensors",
     "unpack": "write a checkpoint as plain safetensors files",

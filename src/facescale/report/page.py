@@ -136,21 +136,26 @@ def _write(output: Path, name: str, **content: Any) -> list[Path]:
         if figure:
             images[figure] = f"{name}-{len(images) + 1}.png"
             write_whole(output / images[figure], [figure])
-    environment = Environment(
+    pages = []
+    for suffix in ("html", "md"):
+        page = output / f"{name}.{suffix}"
+        template = environment().get_template(f"report.{suffix}")
+        write_whole(page, [template.render(images=images, **content).encode()])
+        pages.append(page)
+    return pages
+
+
+def environment() -> Environment:
+    """The templates of this room; `data_uri` puts a PNG into a page."""
+    made = Environment(
         loader=PackageLoader("facescale.report"),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = _data_uri
-    pages = []
-    for suffix in ("html", "md"):
-        page = output / f"{name}.{suffix}"
-        template = environment.get_template(f"report.{suffix}")
-        write_whole(page, [template.render(images=images, **content).encode()])
-        pages.append(page)
-    return pages
+    made.filters["data_uri"] = _data_uri
+    return made
 
 
 def _data_uri(png: bytes) -> str:

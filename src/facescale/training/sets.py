@@ -1,6 +1,5 @@
 """Verification sets by path or by name, each under a name of its own, decoded before step 1."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from facescale.data.pairlist import SUFFIXES, load_pair_list
 from facescale.data.pairs import PairSet, load_pairs
 from facescale.distributed import Group
 from facescale.evaluation.verification import check_pairs, choose_folds
+from facescale.files import shortest_names
 
 DECODED = 64  # images at a time, whose pixels are then dropped
 
@@ -83,14 +83,7 @@ def _place(source: str, data_path: str | None) -> Path:
 
 
 def _names(places: list[Path]) -> dict[Path, str]:
-    """The shortest ends of the paths that differ, without the suffix."""
-    names = {}
-    for place in places:
-        parts = place.with_suffix("").parts
-        for length in range(1, len(parts) + 1):
-            name = "/".join(parts[-length:])
-            ends = Counter("/".join(other.with_suffix("").parts[-length:]) for other in places)
-            if ends[name] == 1:
-                break
-        names[place] = name
-    return names
+    """The shortest ends of the paths that differ, without the suffix if they differ without it."""
+    stems = [place.with_suffix("") for place in places]
+    named = stems if len(set(stems)) == len(stems) else places
+    return dict(zip(places, shortest_names(named), strict=True))
