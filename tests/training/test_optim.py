@@ -37,6 +37,18 @@ def test_cosine_schedule_is_half_way_at_the_middle() -> None:
     assert [schedule(step) for step in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])
 
 
+def test_polynomial_schedule_has_the_numbers_of_poly_scheduler() -> None:
+    # arcface_torch's, of power 2: base * (1 - (step - warmup) / (steps - warmup)) ** 2
+    config = ScheduleConfig(kind="polynomial", warmup=4)
+    schedule = make_schedule(config, 20)
+    theirs = [step / 4 for step in range(4)]
+    theirs += [(1 - (step - 4) / (20 - 4)) ** 2 for step in range(4, 21)]
+    assert [schedule(step) for step in range(21)] == pytest.approx(theirs, abs=1e-15)
+    straight = make_schedule(ScheduleConfig(kind="polynomial", power=1.0, warmup=4), 20)
+    linear = make_schedule(ScheduleConfig(kind="linear", warmup=4), 20)
+    assert [straight(step) for step in range(21)] == [linear(step) for step in range(21)]
+
+
 def test_unequal_boundaries_and_scales_are_refused() -> None:
     with pytest.raises(ValueError, match="2 boundaries but 1 scales; give one scale for each"):
         ScheduleConfig(kind="step", boundaries=[1, 2], scales=[0.1])

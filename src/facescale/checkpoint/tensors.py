@@ -5,6 +5,8 @@
 | rank 0 | `backbone/NAME` | weights and buffers of the backbone, alike on all ranks |
 | rank 0 | `optimizer/NAME/KEY` | what the optimizer keeps for the parameter `NAME` |
 | rank 0 | `head/NAME` | buffers of the head other than the class centres |
+| rank 0 | `average/NAME` | moving average of weights and statistics, where there is one |
+| rank 0 | `gradients/NAME` | sums of gradients, between two updates of the backbone |
 | every rank | `own/NAME` | what is different on each rank: BatchNorm statistics |
 | the first copy of each shard | `centres` | its class centres (k, parts, width) |
 | the first copy of each shard | `counts` | of AdamW: draws of each of them (k,), int32 |
@@ -13,7 +15,7 @@ Class centres are stored as `head.rows` lays them out; `run.json` says which fil
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,6 +82,12 @@ def read_shared_(
             value.copy_(file.tensor(f"head/{name}"))
 
 
+def read_kept(folder: Path, parts: Sequence[str] = ("average", "gradients")) -> dict[str, Tensor]:
+    """The average of the weights and the sums of gradients, `average/NAME`, `gradients/NAME`."""
+    with open_tensors(folder / file_name(0)) as file:
+        return {name: file.tensor(name) for name in file.kinds if name.split("/")[0] in parts}
+
+
 def backbone_shapes(folder: Path) -> Shapes:
     """Names and shapes of the backbone's tensors in a checkpoint."""
     with open_tensors(folder / file_name(0)) as file:
@@ -108,7 +116,12 @@ def _load_optimizer_(
     """
     names = {parameter: name for name, parameter in backbone.named_parameters()}
     slots = SLOTS[type(optimizer).__name__]
-    stored = _under(file, "optimizer")
+    frozen = tuple(f"{name}/" for parameter, name in names.items() if not parameter.requires_grad)
+    stored = {
+        name: kind
+        for name, kind in _under(file, "optimizer").items()
+        if not name.startswith(frozen)
+    }
     state: dict[int, dict[str, Tensor]] = {}
     learning = [p for group in optimizer.param_groups for p in group["params"]]
     for number, parameter in enumerate(learning):

@@ -14,7 +14,7 @@ ROWS = 100_000
 
 
 def load_backbone(checkpoint: Path) -> Backbone:
-    """The backbone of a checkpoint, in eval mode.
+    """The backbone of a checkpoint, in eval mode: the average of its weights if there is one.
 
     Raises:
         OSError: A file is missing.
@@ -23,6 +23,12 @@ def load_backbone(checkpoint: Path) -> Backbone:
     spec = record.read(checkpoint).run.backbone
     backbone = build_checked(spec, tensors.backbone_shapes(checkpoint), checkpoint)
     tensors.read_shared_(checkpoint, backbone)
+    own = backbone.state_dict()
+    for name, value in tensors.read_kept(checkpoint, ["average"]).items():
+        target = own.get(name.removeprefix("average/"))
+        if target is None or target.shape != value.shape:
+            raise ValueError(f"{checkpoint}: {name:.100} does not belong to its backbone")
+        target.copy_(value)
     return backbone.eval()
 
 

@@ -18,8 +18,10 @@ from facescale.config.intervals import (
 class ScheduleConfig(Section, prefix="optim.schedule."):
     """The learning rate as a function of the step."""
 
-    kind: Literal["step", "linear", "cosine"] = "linear"
-    """step: at boundaries; linear (arcface_torch) and cosine: down to 0 at the end."""
+    kind: Literal["step", "linear", "polynomial", "cosine"] = "linear"
+    """step: at boundaries; linear (arcface_torch), polynomial, cosine: down to 0 at the end."""
+    power: Positive = 2.0
+    """Of polynomial: the rate is (share of the steps that are left) ** power."""
     boundaries: list[Count] = field(default_factory=list)
     """Steps at which a step schedule changes."""
     scales: list[NotNegative] = field(default_factory=list)
@@ -62,6 +64,12 @@ class OptimConfig(Section, prefix="optim."):
     """Largest norm of the backbone's gradient; arcface_torch has 5."""
     fused: bool | None = None
     """Update all parameters in one kernel; equal except for rounding. Not given: on CUDA only."""
+    groups: list[str] = field(default_factory=list)
+    """Rates of layers, as PATTERN=FACTOR: 'layer1.*=0' freezes, 'fc.*=0.1' slows; first match."""
+    frozen_statistics: bool = True
+    """Frozen BatchNorms keep their running statistics and normalise with them."""
+    ema: BelowOne | None = None
+    """Decay of a moving average of the weights, which is verified and saved; 0.999 for example."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
@@ -78,6 +86,8 @@ class TrainConfig(Section, prefix="train."):
     recompute: bool | None = None
     """Keep the inputs of the backbone's blocks and compute what is inside them again in the
     backward pass: much less memory, about a third more time. Not given: large ViTs only."""
+    accumulate: Count = 1
+    """Batches whose gradients the backbone sums up for one update; each counts as a step."""
     epochs: Positive = 20.0
     """Passes over the images."""
     steps: Count | None = None

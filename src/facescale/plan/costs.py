@@ -34,7 +34,7 @@ class BackboneCost:
     weights: int
     """Parameters and running statistics."""
     optimiser: int
-    """Momentum, or what else the optimiser keeps."""
+    """Momentum, or what else the optimiser keeps; an average, sums of gradients."""
     gradients: int
     activations: int
     """Alive when the embeddings are there: what the backward pass will need."""
@@ -46,7 +46,7 @@ def backbone_cost(config: Config, batch: int, device_type: str = "cpu") -> Backb
     """The cost of one step of the backbone with `batch` images on a device."""
     train = settled(config, device_type).train
     fused = device_type == "cuda" if config.optim.fused is None else config.optim.fused
-    return _walk(
+    cost = _walk(
         replace(config.backbone, weights=None),
         OptimiserKind(config.optim.name, config.optim.momentum, fused),
         PRECISIONS[train.precision].itemsize,
@@ -57,6 +57,8 @@ def backbone_cost(config: Config, batch: int, device_type: str = "cpu") -> Backb
         batch,
         device_type,
     )
+    kept = (config.optim.ema is not None) * cost.weights + (train.accumulate > 1) * cost.gradients
+    return replace(cost, optimiser=cost.optimiser + kept)
 
 
 class OptimiserKind(NamedTuple):

@@ -17,7 +17,8 @@ def evaluate(state: TrainState, trackers: Trackers) -> dict[str, Verification]:
     if not state.pairs:
         return answers
     with state.autocast():
-        with averaged_statistics(state.backbone, state.world):
+        averaged = state.kept.averaged(state.world)
+        with averaged, averaged_statistics(state.backbone, state.world):
             backbone = inference_copy(state.backbone)
         for pairs in state.pairs:
             try:

@@ -140,7 +140,8 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
         name = signal.Signals(leaving).name
         trackers.text(f"{name}: saved at step {state.step}; --resume goes on from there")
     else:
-        with averaged_statistics(state.backbone, state.world):
+        averaged = state.kept.averaged(state.world)
+        with averaged, averaged_statistics(state.backbone, state.world):
             if state.world.rank == 0:
                 leave_results(state, output, summary, trackers)
     return summary

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from facescale.config import Config, OptimConfig, ScheduleConfig
+from facescale.training.groups import Factors, factor_of, parse
 
 Schedule = Callable[[int], float]
 """Number of finished steps -> factor on the learning rate of the next one, in [0, 1]."""
@@ -19,8 +20,9 @@ def make_schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
 
     step: `scales[i]` once `boundaries[i]` steps are finished (MXNet's MultiFactorScheduler and
     OneFlow's PiecewiseScaling, the report). linear: down to 0 at the end (arcface_torch's
-    PolynomialLR of power 1). cosine: down to 0 along half a cosine. Each climbs linearly over
-    `warmup` steps first.
+    PolynomialLR of power 1). polynomial: (share of the steps after the warm-up that are left) **
+    `power`; 2 is that of arcface_torch's older PolyScheduler. cosine: down to 0 along half a
+    cosine. Each climbs linearly over `warmup` steps first.
     """
 
     def factor(step: int) -> float:
@@ -30,6 +32,8 @@ def make_schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
             passed = bisect.bisect_right(config.boundaries, step)
             return config.scales[passed - 1] if passed else 1.0
         left = max(0.0, (num_steps - step) / max(1, num_steps - config.warmup))
+        if config.kind == "polynomial":
+            return float(left**config.power)
         return left if config.kind == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
 
     return factor
@@ -54,25 +58,35 @@ def unreached(config: Config, num_steps: int) -> list[str]:
     return lines
 
 
-def decay_groups(backbone: nn.Module, weight_decay: float, decay: str) -> list[dict[str, Any]]:
-    """Parameters that learn, split by whether they decay.
+def decay_groups(
+    backbone: nn.Module, weight_decay: float, decay: str, factors: Factors = ()
+) -> list[dict[str, Any]]:
+    """Parameters that learn, split by whether they decay and by the factor on their rate.
 
     `decay` is "all" (MXNet, OneFlow's report runs, arcface_torch) or "weights": convolutions and
     linear layers only, no BatchNorm, no PReLU slope, no bias (TFace, face.evoLVe).
     """
-    learning = [p for p in backbone.parameters() if p.requires_grad]
-    decays = [p for p in learning if decay == "all" or p.ndim > 1]
-    rest = [p for p in learning if decay != "all" and p.ndim <= 1]
-    groups = [
-        {"params": decays, "weight_decay": weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in backbone.named_parameters():
+        if parameter.requires_grad:
+            kind = factor_of(name, factors), decay == "all" or parameter.ndim > 1
+            groups.setdefault(kind, []).append(parameter)
+    # The whole rate first, which the log shows; then what decays
+    order = sorted(groups, key=lambda kind: (kind[0] != 1.0, not kind[1]))
+    return [
+        {
+            "params": groups[factor, decays],
+            "weight_decay": weight_decay if decays else 0.0,
+            "factor": factor,
+        }
+        for factor, decays in order
     ]
-    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(backbone: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW over the backbone's parameters that learn."""
-    groups = decay_groups(backbone, config.weight_decay, config.decay)
+    factors = parse(config.groups)
+    groups = decay_groups(backbone, config.weight_decay, config.decay, factors)
     fused = config.fused
     if fused is None:
         fused = any(p.device.type == "cuda" for p in backbone.parameters())

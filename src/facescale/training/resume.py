@@ -49,6 +49,7 @@ def save(state: TrainState, output: Path, best: int | None = None) -> None:
     centres, mesh = state.head.centres, state.head.mesh
     with averaged_statistics(state.backbone, state.world) as own:
         shared = tensors.shared_tensors(state.backbone, state.optimizer, state.head)
+        shared |= state.kept.tensors(state.world)
         part = Part(
             shared=shared,
             own={STATISTICS: own},
@@ -129,6 +130,7 @@ def _fill_(state: TrainState, saved: record.Record, path: Path) -> None:
     centres = state.head.centres
     tensors.check_stored(path, saved, kind_of(centres.table))
     tensors.read_shared_(path, state.backbone, state.optimizer, state.head)
+    state.kept.load_(tensors.read_kept(path))
     tensors.read_rows_(path, centres.rows.start, centres.table)
     tensors.read_counts_(path, centres.rows.start, centres.counts)
     centres.look_again_()

@@ -19,8 +19,11 @@ from facescale.head.margins import margin_values
 from facescale.models.weights import family_of, load_weights_
 from facescale.random import derive_seed, generator
 from facescale.training.batches import decoding_threads
+from facescale.training.batchsize import check_batch
 from facescale.training.dataset import make_order, open_training_set
 from facescale.training.graphs import capture_
+from facescale.training.groups import freeze_, parse
+from facescale.training.kept import Kept
 from facescale.training.late import Pending
 from facescale.training.micro_batch import MicroBatches
 from facescale.training.optim import Schedule, make_optimizer, make_schedule
@@ -54,6 +57,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     schedule: Schedule
+    kept: Kept
+    """Gradients of several batches, and the average of the weights."""
     global_batch: int
     num_steps: int
     step: int = 0
@@ -74,7 +79,8 @@ class TrainState:
         Head and optimizer can then change nothing by themselves; otherwise it waits for the device.
         """
         fused = self.optimizer.param_groups[0]["fused"]
-        return self.head.defers and bool(fused) and not self.scaler.is_enabled()
+        at_once = self.scaler.is_enabled() or self.config.train.accumulate > 1
+        return self.head.defers and bool(fused) and not at_once
 
     @property
     def counts(self) -> list[int]:
@@ -131,7 +137,7 @@ def build(config: Config, device: torch.device) -> TrainState:
     torch.backends.cudnn.benchmark = device.type == "cuda"
     head = _make_head(config, dataset.num_classes, backbone.embedding_dim, device)
     global_batch = config.train.global_batch_size or config.train.batch_size * world.size
-    _check_batch(global_batch, config.train, world.size)
+    check_batch(global_batch, config.train, world.size)
     num_steps = config.train.steps or max(
         1, round(config.train.epochs * len(dataset) / global_batch)
     )
@@ -154,6 +160,7 @@ def build(config: Config, device: torch.device) -> TrainState:
         optimizer=make_optimizer(backbone, config.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
         schedule=make_schedule(config.optim.schedule, num_steps),
+        kept=Kept(backbone, config.optim.ema),
         global_batch=global_batch,
         num_steps=num_steps,
     )
@@ -194,6 +201,7 @@ def _place_backbone(config: Config, device: torch.device, world: Group) -> backb
     backbone = make_backbone(config, device, generator("cpu", config.seed, BACKBONE))
     if chosen.weights is not None:
         load_weights_(backbone, chosen.weights)
+    freeze_(backbone, parse(config.optim.groups))
     if config.train.sync_batchnorm:
         synchronise_norms_(backbone, world)
     if config.train.compile:  # in place: the names of its weights stay
@@ -257,33 +265,3 @@ def rows_dtype(config: Config) -> torch.dtype:
             "head.rows out"
         )
     return torch.float64
-
-
-def _check_batch(global_batch: int, train: TrainConfig, ranks: int) -> None:
-    """BatchNorm has no variance of one sample, so no rank may be left with fewer than two.
-
-    Over the global batch it has, but all ranks must take as many portions, and each have a sample.
-    """
-    share = -(-global_batch // ranks)
-    smallest = global_batch - share * (ranks - 1)
-    least = 1 if train.sync_batchnorm else 2
-    if smallest < least:
-        raise ValueError(
-            f"a batch of {global_batch} leaves {max(smallest, 0)} samples to the last of {ranks} "
-            f"ranks, and BatchNorm needs {least}; "
-            f"take train.global_batch_size of {least * ranks} or more"
-        )
-    micro = train.micro_batch
-    if micro is None:
-        return
-    if train.sync_batchnorm and -(-share // micro) != -(-smallest // micro):
-        raise ValueError(
-            f"train.micro_batch {micro} cuts shares of {share} and {smallest} samples into unequal "
-            "numbers of portions, and synchronised BatchNorm needs equal ones; choose a batch that "
-            "the ranks divide"
-        )
-    if not train.sync_batchnorm and 1 in {micro, share % micro, smallest % micro}:
-        raise ValueError(
-            f"train.micro_batch {micro} leaves a portion of one sample of {share}, and "
-            "BatchNorm needs 2; choose a divisor of the batch"
-        )

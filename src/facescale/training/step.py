@@ -7,6 +7,7 @@ from facescale.data.loader import Batch
 from facescale.head.late import LateNumbers
 from facescale.random import derive_seed
 from facescale.training.finite import GRADIENT_KEPT, LOSS_KEPT, refuse, settle
+from facescale.training.groups import hold_statistics_
 from facescale.training.late import Pending, learn_unless_
 from facescale.training.state import AUGMENT, DROPOUT, TrainState
 from facescale.training.statistics import read_statistics, write_statistics_
@@ -35,12 +36,15 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
     state.head.margin_fraction = min(1.0, (step + 1) / (config.head.margin.warmup or 1))
     statistics = read_statistics(state.backbone)
     state.model.train()
+    if config.optim.groups and config.optim.frozen_statistics:
+        hold_statistics_(state.backbone)
     with state.autocast():
         embeddings = state.model(images)
     # The head works in float32 and needs no loss scale; what goes into the trunk does.
-    scale = state.scaler.scale(torch.ones((), device=state.device))
+    share_of_update = 1 / config.train.accumulate
+    scale = state.scaler.scale(torch.ones((), device=state.device)) * share_of_update
     embeddings.register_hook(lambda gradient: gradient * scale)
-    loss = state.head(embeddings, sample, lr * config.head.lr_factor)
+    loss = state.head(embeddings, sample, lr * config.head.lr_factor * share_of_update)
     if state.asks_late:
         loss.backward()
         learn_late(state, batch, lr, loss.detach(), statistics)
@@ -58,11 +62,16 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
 
 def apply_gradients(state: TrainState, batch: Batch, lr: float) -> None:
     """The backbone's step. All ranks hold the same sums, so all find the same overflow and skip."""
+    if (state.step + 1) % state.config.train.accumulate:
+        state.kept.add_gradients_()
+        return
+    state.kept.give_gradients_back_()
     state.scaler.unscale_(state.optimizer)
     norm = clip_gradients(state, lr)
     if state.scaler.is_enabled() or norm.isfinite():
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        state.kept.update_average_()
     else:
         refuse(state, batch, "gradient", GRADIENT_KEPT, state.step)
     state.optimizer.zero_grad(set_to_none=True)
@@ -78,6 +87,7 @@ def learn_late(
     norm = clip_gradients(state, lr)
     bad = torch.stack([~loss.isfinite(), ~norm.isfinite()])
     learn_unless_(state.optimizer, bad.any())
+    state.kept.update_average_()
     now = read_statistics(state.backbone)
     write_statistics_(state.backbone, torch.where(bad[:1], statistics, now))
     state.pending = Pending(state.step, batch, LateNumbers(bad.long()))
@@ -87,7 +97,7 @@ def learn_late(
 def clip_gradients(state: TrainState, lr: float) -> Tensor:
     """Set the learning rate, and shorten the backbone's gradient; returns its norm before, ()."""
     for group in state.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["factor"]
     learning = [p for p in state.backbone.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
     if state.config.optim.clip_norm is not None:

@@ -1,0 +1,60 @@
+"""Layer-wise learning rates and frozen layers: patterns of parameter names and their factors."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Factors = Sequence[tuple[str, float]]
+"""Patterns, as a shell has them, and the factor on the rate; the first that matches counts."""
+
+
+def parse(groups: Sequence[str]) -> Factors:
+    """The patterns and factors of `optim.groups`; ValueError for one that is not PATTERN=FACTOR."""
+    pairs = []
+    for text in groups:
+        pattern, equals, factor = text.rpartition("=")
+        try:
+            number = float(factor)
+        except ValueError:
+            number = -1.0
+        if not (equals and pattern and 0.0 <= number < float("inf")):
+            raise ValueError(
+                f"optim.groups has {text!r}; write PATTERN=FACTOR with a factor of 0 or more, as "
+                "'layer1.*=0.1'"
+            )
+        pairs.append((pattern, number))
+    return pairs
+
+
+def factor_of(name: str, factors: Factors) -> float:
+    """The factor on the rate of the parameter `name`; 1 where no pattern matches."""
+    return next((factor for pattern, factor in factors if fnmatchcase(name, pattern)), 1.0)
+
+
+def freeze_(backbone: nn.Module, factors: Factors) -> None:
+    """Let the parameters of factor 0 get no gradient.
+
+    Raises:
+        ValueError: A pattern matches no parameter, or nothing is left that learns.
+    """
+    names = [name for name, _ in backbone.named_parameters()]
+    for pattern, _ in factors:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"optim.groups: {pattern!r} matches no parameter; they are called {names[0]}, ..., "
+                f"{names[-1]}"
+            )
+    for name, parameter in backbone.named_parameters():
+        if factor_of(name, factors) == 0.0:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        raise ValueError("optim.groups freezes all of the backbone; leave a part of it to learn")
+
+
+def hold_statistics_(backbone: nn.Module) -> None:
+    """Put the BatchNorms that have no learning parameter into eval mode."""
+    for layer in backbone.modules():
+        if isinstance(layer, _BatchNorm) and not any(p.requires_grad for p in layer.parameters()):
+            layer.eval()

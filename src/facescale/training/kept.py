@@ -1,0 +1,108 @@
+"""What training keeps of the backbone beside its optimizer: sums of gradients, an average."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from facescale.distributed import Group
+
+
+class Kept:
+    """Gradients of the batches since the last update, and the moving average of the weights.
+
+    Args:
+        backbone: Whose parameters and running statistics these are.
+        decay: Of the average, in [0, 1); None: there is none.
+    """
+
+    def __init__(self, backbone: nn.Module, decay: float | None) -> None:
+        self.backbone, self.decay = backbone, decay
+        self.gradients: dict[str, Tensor] = {}
+        self.average: dict[str, Tensor] = {}
+        """Weights and running statistics; empty before the first update."""
+
+    def add_gradients_(self) -> None:
+        """Take the gradients, which are alike on all ranks, from the parameters."""
+        for name, parameter in self._learning().items():
+            if parameter.grad is not None:
+                known = self.gradients.get(name)
+                new = parameter.grad.clone() if known is None else known.add_(parameter.grad)
+                self.gradients[name] = new
+                parameter.grad = None
+
+    def give_gradients_back_(self) -> None:
+        """Give each parameter the sum of its gradients, the last ones included."""
+        if not self.gradients:
+            return
+        self.add_gradients_()
+        for name, parameter in self._learning().items():
+            parameter.grad = self.gradients.pop(name, None)
+
+    @torch.no_grad()
+    def update_average_(self) -> None:
+        """Let the average follow the weights as they are now; it begins with them."""
+        if self.decay is None:
+            return
+        now = self._averaged()
+        if not self.average:
+            self.average = {name: value.detach().clone() for name, value in now.items()}
+            return
+        own = [self.average[name] for name in now]
+        torch._foreach_lerp_(own, list(now.values()), 1.0 - self.decay)
+
+    @contextmanager
+    def averaged(self, world: Group) -> Iterator[None]:
+        """The backbone has the average of its weights inside the block. A collective."""
+        now = self._averaged() if self.average else {}
+        before = {name: value.detach().clone() for name, value in now.items()}
+        self._write_(self._shared(world))
+        try:
+            yield
+        finally:
+            self._write_(before)
+
+    def tensors(self, world: Group) -> dict[str, Tensor]:
+        """What a checkpoint has to hold, alike on all ranks. A collective."""
+        average = self._shared(world)
+        return {f"average/{name}": value for name, value in average.items()} | {
+            f"gradients/{name}": value for name, value in self.gradients.items()
+        }
+
+    def load_(self, stored: Mapping[str, Tensor]) -> None:
+        """Take over what `tensors` gave; ValueError where it is another backbone's."""
+        own = dict(self.backbone.named_parameters()) | dict(self.backbone.named_buffers())
+        found: dict[str, dict[str, Tensor]] = {"average": {}, "gradients": {}}
+        for name, value in stored.items():
+            part, _, parameter = name.partition("/")
+            if parameter not in own or own[parameter].shape != value.shape:
+                raise ValueError(f"{name:.100} does not belong to this backbone")
+            found[part][parameter] = torch.empty_like(own[parameter]).copy_(value).detach()
+        self.gradients = found["gradients"]
+        self.average = found["average"] if self.decay is not None else {}
+        if self.average and self.average.keys() != self._averaged().keys():
+            raise ValueError("its average is of other layers; keep optim.groups")
+
+    def _learning(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.backbone.named_parameters() if p.requires_grad}
+
+    def _averaged(self) -> dict[str, Tensor]:
+        """What the average is of: parameters that learn, and running statistics."""
+        buffers = self.backbone.named_buffers()
+        statistics = {name: value for name, value in buffers if value.is_floating_point()}
+        return {**self._learning(), **statistics}
+
+    def _shared(self, world: Group) -> dict[str, Tensor]:
+        """The average, with the mean of all ranks' running statistics."""
+        learning = self._learning()
+        return {
+            name: value if name in learning else world.all_reduce_(value.clone()) / world.size
+            for name, value in self.average.items()
+        }
+
+    @torch.no_grad()
+    def _write_(self, values: Mapping[str, Tensor]) -> None:
+        now = self._averaged() if values else {}
+        for name, value in values.items():
+            now[name].copy_(value)

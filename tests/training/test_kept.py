@@ -1,0 +1,140 @@
+"""Sums of gradients, the average of weights, and frozen layers, in steps and across a resume."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from conftest import RunRanks
+from facescale.checkpoint import folder as checkpoint
+from facescale.checkpoint import unpack
+from facescale.config import (
+    BackboneConfig,
+    CheckpointConfig,
+    Config,
+    HeadConfig,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from facescale.distributed import Group
+from facescale.training import TrainState, build, train
+from facescale.training.kept import Kept
+from runs import CPU, assert_same_model, losses, small_run
+
+pytestmark = pytest.mark.usefixtures("tiny_y1")
+CONSTANT = ScheduleConfig(kind="step")
+
+
+def config_of(steps: int = 4, **optim: Any) -> Config:
+    values: dict[str, Any] = {"lr": 0.02, "schedule": CONSTANT} | optim
+    accumulate = values.pop("accumulate", 1)
+    return small_run(
+        backbone=BackboneConfig(name="y1"),
+        head=HeadConfig(lr_factor=0.0),
+        optim=OptimConfig(**values),
+        train=TrainConfig(batch_size=4, steps=steps, precision="float64", accumulate=accumulate),
+        checkpoint=CheckpointConfig(every=2),
+    )
+
+
+def weights(state: TrainState) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in state.backbone.named_parameters()}
+
+
+def moved(steps: int, first: int, **optim: Any) -> dict[str, Tensor]:
+    """How far `steps` steps from the start values move the weights, from batch `first` on."""
+    state = build(config_of(momentum=0.0, weight_decay=0.0, **optim), CPU)
+    state.step, state.position = first, 4 * first
+    before = weights(state)
+    losses(state, steps)
+    return {name: value - before[name] for name, value in weights(state).items()}
+
+
+def test_the_gradients_of_several_batches_are_averaged() -> None:
+    together, *alone = moved(2, 0, accumulate=2), moved(1, 0), moved(1, 1)
+    for name, one in together.items():
+        mean = sum(other[name] for other in alone) / 2
+        torch.testing.assert_close(one, mean, rtol=0, atol=1e-12, msg=name)
+    assert all(not way.any() for way in moved(1, 0, accumulate=2).values())
+
+
+def steps_of_a_rank(rank: int) -> dict[str, Tensor]:
+    state = build(config_of(accumulate=2, ema=0.5), CPU)
+    losses(state, 4)
+    return state.kept.tensors(state.world)
+
+
+def test_all_ranks_have_the_same_average(run_ranks: RunRanks) -> None:
+    one, other = run_ranks(steps_of_a_rank, 2)
+    assert len(one) > 5
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_the_average_follows_the_weights() -> None:
+    layer = torch.nn.BatchNorm1d(3)
+    kept = Kept(layer, 0.75)
+    for weight in (1.0, 5.0, 5.0):
+        with torch.no_grad():
+            layer.weight.fill_(weight)
+        layer.running_mean.fill_(weight)  # type: ignore[union-attr]
+        kept.update_average_()
+    with kept.averaged(Group()):
+        assert layer.weight[0] == layer.running_mean[0] == 2.75  # type: ignore[index]
+    assert layer.weight[0] == layer.running_mean[0] == 5.0  # type: ignore[index]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, accumulate: int) -> None:
+    optim: dict[str, Any] = {"ema": 0.5, "groups": ["conv.*=0.5"], "accumulate": accumulate}
+    train(config_of(6, **optim), tmp_path / "straight")
+    for steps in (2, 4, 6):
+        train(config_of(steps, **optim), tmp_path / "stopped", resume=True)
+    assert_same_model(tmp_path / "straight", tmp_path / "stopped")
+
+
+def test_the_average_is_what_is_saved_and_unpacked(tmp_path: Path) -> None:
+    train(config_of(3, ema=0.9), tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    path = checkpoint.checkpoints(tmp_path / "checkpoints")[-1]
+    state = unpack.load_backbone(path).state_dict()
+    raw = load_file(path / "rank-00000.safetensors")
+    assert all(torch.equal(saved[name].to(value.dtype), value) for name, value in state.items())
+    assert any(not torch.equal(saved[name], raw[f"backbone/{name}"]) for name in saved)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_frozen_layers_stay_with_their_statistics_or_without(held: bool) -> None:
+    groups = ["conv.*=0", "bn.*=0", "act.*=0.5"]
+    state = build(config_of(groups=groups, frozen_statistics=held), CPU)
+    before = {name: value.clone() for name, value in state.backbone.state_dict().items()}
+    losses(state, 2)
+    changed = {
+        name for name, value in state.backbone.state_dict().items()
+        if not torch.equal(value, before[name])
+    }  # fmt: skip
+    assert not {"conv.weight", "bn.weight", "bn.bias"} & changed
+    assert ("bn.running_mean" in changed) is not held
+    assert "act.weight" in changed
+    assert {group["factor"]: group["lr"] for group in state.optimizer.param_groups} == {
+        1.0: 0.02,
+        0.5: 0.01,
+    }
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["conv.*"], r"optim.groups has 'conv.\*'; write PATTERN=FACTOR"),
+        (["conv.*=-1"], "factor of 0 or more"),
+        (["nosuch.*=0"], r"optim.groups: 'nosuch.\*' matches no parameter; they are called conv"),
+        (["*=0"], "freezes all of the backbone"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(groups: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(config_of(groups=groups), CPU)
