@@ -101,7 +101,8 @@ def test_a_section_may_be_given_as_yaml(capsys: pytest.CaptureFixture[str]) -> N
     schedule = "{kind: step, boundaries: [10, 20], scales: [0.1, 0.01]}"
     words = ["--optim.schedule", schedule, "--optim.schedule.warmup", "3"]
     config = config_of(capsys, "synthetic", *words)["optim"]["schedule"]
-    assert config == {"kind": "step", "boundaries": [10, 20], "scales": [0.1, 0.01], "warmup": 3}
+    given = {"kind": "step", "boundaries": [10, 20], "scales": [0.1, 0.01], "warmup": 3}
+    assert config == {**given, "power": 2.0}
 
 
 def test_every_option_goes_through_yaml_and_back() -> None:

@@ -1,5 +1,6 @@
 """Sums of gradients, the average of weights, and frozen layers, in steps and across a resume."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,9 @@ def test_frozen_layers_stay_with_their_statistics_or_without(held: bool) -> None
 def test_groups_that_do_not_fit_are_refused(groups: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(config_of(groups=groups), CPU)
+
+
+def test_graphs_and_frozen_statistics_are_refused_together() -> None:
+    config = config_of(groups=["bn.*=0"])
+    with pytest.raises(ValueError, match=r"leave out train.graphs, or set optim.frozen_statistics"):
+        build(replace(config, train=replace(config.train, graphs=True)), CPU)

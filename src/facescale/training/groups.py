@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from facescale.config import OptimConfig, TrainConfig
+
 Factors = Sequence[tuple[str, float]]
 """Patterns, as a shell has them, and the factor on the rate; the first that matches counts."""
 
@@ -53,8 +55,26 @@ def freeze_(backbone: nn.Module, factors: Factors) -> None:
         raise ValueError("optim.groups freezes all of the backbone; leave a part of it to learn")
 
 
+def check_graphs(backbone: nn.Module, optim: OptimConfig, train: TrainConfig) -> None:
+    """ValueError where CUDA graphs, captured in training mode, meet frozen statistics."""
+    frozen = optim.frozen_statistics and optim.groups
+    if frozen and train.graphs and any(not _learns(norm) for norm in _norms(backbone)):
+        raise ValueError(
+            "train.graphs normalises every layer with its batch, and optim.groups freezes some; "
+            "leave out train.graphs, or set optim.frozen_statistics false"
+        )
+
+
 def hold_statistics_(backbone: nn.Module) -> None:
     """Put the BatchNorms that have no learning parameter into eval mode."""
-    for layer in backbone.modules():
-        if isinstance(layer, _BatchNorm) and not any(p.requires_grad for p in layer.parameters()):
-            layer.eval()
+    for norm in _norms(backbone):
+        if not _learns(norm):
+            norm.eval()
+
+
+def _norms(backbone: nn.Module) -> list[nn.Module]:
+    return [layer for layer in backbone.modules() if isinstance(layer, _BatchNorm)]
+
+
+def _learns(layer: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in layer.parameters())

@@ -22,7 +22,7 @@ from facescale.training.batches import decoding_threads
 from facescale.training.batchsize import check_batch
 from facescale.training.dataset import make_order, open_training_set
 from facescale.training.graphs import capture_
-from facescale.training.groups import freeze_, parse
+from facescale.training.groups import check_graphs, freeze_, parse
 from facescale.training.kept import Kept
 from facescale.training.late import Pending
 from facescale.training.micro_batch import MicroBatches
@@ -202,6 +202,7 @@ def _place_backbone(config: Config, device: torch.device, world: Group) -> backb
     if chosen.weights is not None:
         load_weights_(backbone, chosen.weights)
     freeze_(backbone, parse(config.optim.groups))
+    check_graphs(backbone, config.optim, config.train)
     if config.train.sync_batchnorm:
         synchronise_norms_(backbone, world)
     if config.train.compile:  # in place: the names of its weights stay

@@ -87,9 +87,9 @@ def learn_late(
     norm = clip_gradients(state, lr)
     bad = torch.stack([~loss.isfinite(), ~norm.isfinite()])
     learn_unless_(state.optimizer, bad.any())
-    state.kept.update_average_()
     now = read_statistics(state.backbone)
     write_statistics_(state.backbone, torch.where(bad[:1], statistics, now))
+    state.kept.update_average_()
     state.pending = Pending(state.step, batch, LateNumbers(bad.long()))
     state.optimizer.zero_grad(set_to_none=True)
 
