@@ -61,6 +61,8 @@ RULES = [
     Rule("facescale train emore_r100", SMALL),
     Rule("facescale verify runs/emore_r100"),
     Rule("facescale data pack"),
+    Rule("facescale data convert"),
+    Rule("facescale train emore_r100 --data.path https", not_run="needs a server"),
     Rule("facescale verify model.pt", ("--backbone", "mbf")),
     Rule("facescale export runs/emore_r100"),
     Rule("facescale unpack RUN --old", not_run="for checkpoints of old versions; see test_old.py"),

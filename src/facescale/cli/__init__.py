@@ -33,6 +33,7 @@ COMMANDS = {
     "data check": "decode every record of a data set, and say what is wrong",
     "data pack": "write images of people as a training set in RecordIO",
     "data align": "cut aligned faces out of photographs",
+    "data convert": "write a data set in another format: RecordIO, OFRecord, tar, folder",
     "bench report": "run the tables of the report on this machine and write them up",
     "bench page": "write the pages of a report from its results.json; nothing is measured",
     "bench case": "one trial of the report: steps and their rates, nothing saved",

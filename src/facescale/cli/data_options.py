@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from facescale.cli.parser import Parser
 from facescale.cli.progress import show_progress
 from facescale.cli.terminal import escape, say
+from facescale.cli.values import convert
 
 if TYPE_CHECKING:
     from facescale.data.dataset import Dataset
@@ -15,8 +16,14 @@ if TYPE_CHECKING:
 def add_source(parser: Parser) -> None:
     """The set that is read, and the folder that is written."""
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="a data set, as --data.path takes it")
+    add("source", metavar="SOURCE", help="a data set, as --data.path takes it; '[A, B]' joins sets")
     add("out", metavar="OUT", help="a new folder")
+    add(
+        "--people",
+        choices=["apart", "by_name"],
+        default="apart",
+        help="of joined sets: all different, or the same where the name is the same [apart]",
+    )
 
 
 def add_writing(parser: Parser) -> None:
@@ -38,11 +45,22 @@ def add_writing(parser: Parser) -> None:
     )
 
 
+def add_labels(parser: Parser) -> None:
+    """How RecordIO keeps labels."""
+    parser.add_argument(
+        "--labels",
+        choices=["float32", "exact"],
+        default="float32",
+        help="of RecordIO; exact allows more than 16,777,216 people [float32]",
+    )
+
+
 def open_source(chosen: argparse.Namespace) -> "Dataset":
     """The set to be read."""
     from facescale.data.dataset import open_dataset
 
-    return open_dataset(chosen.source)
+    sources = convert(chosen.source, str | list[str], "SOURCE")
+    return open_dataset(sources, people=chosen.people)
 
 
 def writing_of(chosen: argparse.Namespace) -> dict[str, Any]:

@@ -2,7 +2,14 @@
 
 import argparse
 
-from facescale.cli.data_options import add_source, add_writing, open_source, report, writing_of
+from facescale.cli.data_options import (
+    add_labels,
+    add_source,
+    add_writing,
+    open_source,
+    report,
+    writing_of,
+)
 from facescale.cli.parser import Parser
 
 USAGE = "facescale data pack SOURCE OUT [options]"
@@ -17,16 +24,11 @@ def add_options(parser: Parser) -> None:
     """What the command understands."""
     add_source(parser)
     add_writing(parser)
+    add_labels(parser)
     add = parser.add_argument
     add("--resize", choices=["stretch", "crop"], help="allow images of other sizes, and how to fit")
     add("--encoding", choices=["jpeg", "png"], default="jpeg", help="of resized images [jpeg]")
     add("--quality", type=int, default=95, metavar="N", help="of their JPEG [95]")
-    add(
-        "--labels",
-        choices=["float32", "exact"],
-        default="float32",
-        help="exact: more than 16,777,216 people, their labels in train.labels [float32]",
-    )
 
 
 def run(chosen: argparse.Namespace) -> None:

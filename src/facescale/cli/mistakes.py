@@ -34,6 +34,9 @@ EXTRAS = {
     "onnxruntime": "export",
     "cv2": "photos",
     "faiss": "search",
+    "fsspec": "remote",
+    "aiohttp": "remote",
+    "s3fs": "remote",
     "tensorboard": "track",
 }
 """Which extra of this package brings a package."""

@@ -18,8 +18,12 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     """
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        (inner,) = (kind for kind in get_args(hint) if kind is not type(None))
-        return None if value in (None, "null") else convert(value, inner, name)
+        if value in (None, "null"):
+            return None
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+        is_list = isinstance(value, list) or str(value).startswith("[")
+        fitting = [kind for kind in kinds if (get_origin(kind) is list) == is_list]
+        return convert(value, (fitting or kinds)[0], name)
     if origin is Literal:
         if value not in get_args(hint):
             raise ValueError(f"{name} is {value!r}; choose one of {', '.join(get_args(hint))}")

@@ -52,8 +52,10 @@ class AugmentConfig(Section, prefix="data.augment."):
 class DataConfig(Section, prefix="data."):
     """Where the training images come from."""
 
-    path: str | None = None
-    """Folder with train.rec, or with one folder of images a person; "synthetic" or "att"."""
+    path: str | list[str] | None = None
+    """RecordIO, OFRecord, tar shards, a list, or a folder of images a person; [A, B] joins sets."""
+    people: Literal["apart", "by_name"] = "apart"
+    """Of joined sets: all people are different, or those of the same name are the same."""
     num_classes: Count | None = None
     """Identities: of synthetic data and of the plan; of other data it is checked."""
     num_images: Count | None = None

@@ -1,6 +1,7 @@
 """What a data set is, and how to open whatever lies at a path."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,9 +10,13 @@ from facescale.data.att import AttFaces
 from facescale.data.folder import ImageFolder
 from facescale.data.found import Found, found_in
 from facescale.data.images import Sample
+from facescale.data.joined import Joined, People, shared_names
+from facescale.data.listfile import ListFile, is_list
+from facescale.data.ofrecord import OFRecord, is_ofrecord
 from facescale.data.outer import find_records
 from facescale.data.recordio import RecordIO
 from facescale.data.synthetic import Synthetic
+from facescale.data.tar import TarShards, is_tar
 
 __all__ = ["Dataset", "Format", "Found", "Sample", "found_in", "open_dataset", "register"]
 
@@ -19,8 +24,9 @@ __all__ = ["Dataset", "Format", "Found", "Sample", "found_in", "open_dataset", "
 class Dataset(Protocol):
     """Images of people by number. Reading is safe from several threads and after a fork.
 
-    A data set may also have a method `found() -> Found`, which says who is in it; `found_in`
-    answers for all.
+    A data set may also have a method `found() -> Found`, which says who is in it, a method
+    `labels()` that returns the label of every image, (n,), and a list `class_names` of the people
+    by label; `found_in` and `labels_of` answer for all.
     """
 
     @property
@@ -54,6 +60,8 @@ class Format:
     """Raises ValueError for a damaged one."""
 
 
+_log = logging.getLogger(__name__)
+
 FORMATS: list[Format] = []
 """The last one that claims a source opens it."""
 
@@ -78,6 +86,9 @@ register(
         lambda source: ImageFolder(Path(source)),
     )
 )
+register(Format("a list of paths and labels (.csv, .lst, .txt)", is_list, ListFile))
+register(Format("tar shards (a folder, x-{000..099}.tar, a URL)", is_tar, TarShards))
+register(Format("a folder of OFRecord parts (part-00000)", is_ofrecord, OFRecord))
 register(
     Format(
         "a folder with train.rec or a .rec file",
@@ -88,16 +99,21 @@ register(
 
 
 def open_dataset(
-    source: str | Path, *, num_classes: int | None = None, num_images: int | None = None
+    source: str | Path | Sequence[str | Path],
+    *,
+    num_classes: int | None = None,
+    num_images: int | None = None,
+    people: People = "apart",
 ) -> Dataset:
     """Open the data set that lies at a path, or one that needs no path.
 
     Args:
-        source: A folder with `train.rec`, a `.rec` file, a folder of images per person,
-            `"synthetic"`, `"att"` (the first 30 people of the AT&T faces), or what another
-            registered format claims.
+        source: A folder with `train.rec`, a `.rec` file, a folder of images per person, a list, tar
+            shards, OFRecord parts, `"synthetic"`, `"att"` (the first 30 people of the AT&T faces),
+            or what another registered format claims. Several sources are joined.
         num_classes: How many people; the size of a synthetic set, else checked.
         num_images: How many images, likewise.
+        people: Of several sources: "by_name" joins people of the same name, "apart" does not.
 
     Raises:
         FileNotFoundError: Nothing lies there.
@@ -107,7 +123,7 @@ def open_dataset(
         if num_classes is None or num_images is None:
             raise ValueError("a synthetic data set needs num_classes and num_images")
         return Synthetic(num_classes, num_images)
-    dataset = _open(str(source))
+    dataset = _open(str(source)) if isinstance(source, str | Path) else _join(source, people)
     for name, stated, found in (
         ("num_classes", num_classes, dataset.num_classes),
         ("num_images", num_images, len(dataset)),
@@ -118,6 +134,18 @@ def open_dataset(
                 f"correct or leave out {name}, or fetch the set again"
             )
     return dataset
+
+
+def _join(sources: Sequence[str | Path], people: People) -> Dataset:
+    datasets = [_open(str(source)) for source in sources]
+    joined = Joined(datasets, people)
+    if people == "apart" and (shared := shared_names(datasets)):
+        _log.warning(
+            "%d names occur in several of the sets, and are taken for different people; "
+            "data.people: by_name joins them",
+            shared,
+        )
+    return joined
 
 
 def _open(source: str) -> Dataset:

@@ -16,6 +16,7 @@ from facescale.data.order import EpochOrder
 from facescale.data.sidecars import write_names, write_property
 from facescale.datasets.output import Output, Plan, Progress
 from facescale.datasets.pack import Prepare
+from facescale.datasets.parts import FolderWriter, OFRecordWriter, TarWriter, check_folders
 from facescale.datasets.recordio import Labels, RecordWriter
 from facescale.datasets.stream import CHUNK, MODULUS, Names, Skipped, read_ahead
 
@@ -81,7 +82,30 @@ def _make_recordio(
     return RecordWriter(folder, dataset.num_classes, mark, labels=options.labels)
 
 
-WRITERS: dict[str, Make] = {"recordio": _make_recordio}
+def _make_ofrecord(
+    folder: Path, dataset: Dataset, mark: Mapping[str, int], options: Options
+) -> Writer:
+    return OFRecordWriter(folder, mark, options.part_size)
+
+
+def _make_tar(folder: Path, dataset: Dataset, mark: Mapping[str, int], options: Options) -> Writer:
+    return TarWriter(folder, mark, options.part_size)
+
+
+def _make_folder(
+    folder: Path, dataset: Dataset, mark: Mapping[str, int], options: Options
+) -> Writer:
+    names = Names(dataset)
+    check_folders(names.own, dataset.num_classes)
+    return FolderWriter(folder, mark, names)
+
+
+WRITERS: dict[str, Make] = {
+    "recordio": _make_recordio,
+    "ofrecord": _make_ofrecord,
+    "tar": _make_tar,
+    "folder": _make_folder,
+}
 """The formats that can be written."""
 
 

@@ -35,10 +35,15 @@ def open_training_set(data: DataConfig, world: Group) -> tuple[Dataset, Found]:
 def _open(data: DataConfig) -> Dataset:
     if data.path is None:
         raise ValueError(
-            "no training data: pass --data.path with a folder that has train.rec, or "
-            "one folder a person"
+            "no training data: pass --data.path with a folder that has train.rec, one folder a "
+            "person, or another data set"
         )
-    dataset = open_dataset(data.path, num_classes=data.num_classes, num_images=data.num_images)
+    dataset = open_dataset(
+        data.path,
+        num_classes=data.num_classes,
+        num_images=data.num_images,
+        people=data.people,
+    )
     return dataset if data.skip is None else leave_out(dataset, Path(data.skip))
 
 

@@ -15,7 +15,7 @@ DECODED = 64  # images at a time, whose pixels are then dropped
 
 
 def open_sets(
-    sources: Iterable[str], data_path: str | None = None, images: str | None = None
+    sources: Iterable[str], data_path: str | list[str] | None = None, images: str | None = None
 ) -> list[PairSet]:
     """The sets at `sources`: .bin files, lists of pairs, "att", or names such as `lfw`.
 
@@ -66,14 +66,15 @@ def check_sets(sets: Sequence[PairSet], world: Group) -> None:
             raise ValueError(f"{said}. Repair the set, or leave it out of evaluation.sets")
 
 
-def _place(source: str, data_path: str | None) -> Path:
+def _place(source: str, data_path: str | list[str] | None) -> Path:
     """Where a set lies; `att` is a place too."""
     if source == "att" or Path(source).is_file():
         return Path(source)
     folders = [Path()]
-    if data_path not in (None, "att", "synthetic"):
-        data = Path(data_path)
-        folders.append(data if data.is_dir() else data.parent)
+    for name in [data_path] if isinstance(data_path, str) else data_path or []:
+        if name not in ("att", "synthetic") and "://" not in name:
+            data = Path(name)
+            folders.append(data if data.is_dir() else data.parent)
     tried = [folder / name for folder in folders for name in (source, f"{source}.bin")]
     for path in tried:
         if path.is_file():
