@@ -38,19 +38,24 @@ def load() -> Iterator[Load]:
         *(registry._BUILDERS, target._FACTORIES, walks.WALKS),
     ]
     before = [known.copy() for known in registries]
-    (imports,) = re.findall(r"^```python\n(import .*?)```", PAGE.read_text(), re.DOTALL | re.M)
-    blocks = re.findall(r"^## (.*?):.*?\n\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL | re.M)
+    (code,) = re.findall(r"^```python\n(.*?)```", PAGE.read_text(), re.DOTALL | re.M)
+    imports, *parts = re.split(r"^# (.*?): .*\n", code, flags=re.M)
+    blocks = dict(zip(parts[::2], parts[1::2], strict=True))
 
     def run(title: str) -> dict[str, Any]:
         names: dict[str, Any] = {}
         exec(imports, names)
-        exec(dict(blocks)[title], names)
+        exec(blocks[title], names)
         return names
 
     yield run
     for known, kept in zip(registries, before, strict=True):
         known.clear()
         known.extend(kept) if isinstance(kept, list) else known.update(kept)
+
+
+def test_the_page_is_short() -> None:
+    assert PAGE.read_text().count("\n") <= 60
 
 
 def images(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
