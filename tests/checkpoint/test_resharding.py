@@ -113,6 +113,7 @@ def float64_run(shards: int, recipe: str) -> dict[str, Any]:
     return {"train": train, "optim": chosen, "head": HeadConfig(shards=shards, **head)}
 
 
+@pytest.mark.usefixtures("tiny_y1")
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_run_that_moves_between_ranks_equals_one_that_never_stopped(
     run_ranks: RunRanks, tmp_path: Path, recipe: str

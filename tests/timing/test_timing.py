@@ -226,6 +226,7 @@ def test_the_loaders_make_the_same_of_an_image() -> None:
             assert mirrored == {True, False}
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 @pytest.mark.parametrize("threads", [1, 2])
 def test_all_loaders_make_as_many_batches(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaders, "BATCHES", 3)
