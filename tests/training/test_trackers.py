@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from facescale.config import CheckpointConfig, TrainConfig
-from facescale.training import loop, train
+from facescale.training import keeping, train
 from facescale.training.metrics import read_metrics
 from facescale.training.trackers import Jsonl, Run, Tracker, register, tracker
 from runs import small_run
@@ -150,7 +150,7 @@ def test_figures_damaged_by_hand_cost_no_run(
         metrics.write_text("by hand\n" * 2)
         return {}
 
-    monkeypatch.setattr(loop, "evaluate", spoil)  # at the end, after the last line
+    monkeypatch.setattr(keeping, "evaluate", spoil)  # at the end, after the last line
     train(small_run(train=TrainConfig(batch_size=4, steps=6)), tmp_path, resume=True)
     assert "training.png is not drawn: " in (tmp_path / "training.log").read_text()
 
