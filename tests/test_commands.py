@@ -1,6 +1,7 @@
 """Every command in README and docs is run on small data, or has a reason here why it is not."""
 
 import importlib
+import json
 import os
 import pickle
 import re
@@ -77,6 +78,7 @@ RULES = [
     Rule("facescale bench report --devices 1,2", not_run="two hours"),
     Rule("facescale bench report --devices 1 ", not_run="an hour, gigabytes"),
     Rule("facescale bench page"),
+    Rule("facescale bench device", ("--sizes", "tiny", "--budget", "6", "--phases", "ceilings")),
     Rule("torchrun --nproc_per_node=8 -m facescale data align", not_run="as without torchrun"),
     Rule("torchrun --nproc_per_node=8", (*SMALL, "--head.sample_rate", "0.5")),
     Rule("make", not_run="it installs, or runs all tests; a dry run shows that the target exists"),
@@ -161,6 +163,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs" / "report").mkdir(parents=True)
     for name in ("A.json", "B.json", "runs/report/results.json"):
         record.save(folder / name)
+    (folder / "runs" / "device").mkdir()
+    chosen = {"device": "cpu", "sizes": "tiny", "budget_s": 1.0}
+    measured = {"format": "device 1", "settings": chosen, "fingerprint": {}, "phases": {}}
+    (folder / "runs" / "device" / "device.json").write_text(json.dumps(measured))
     before = Path.cwd()
     os.chdir(folder)
     main(["train", "emore_r100", "--data.path", "faces", *SMALL, "--output", "runs/emore_r100"])

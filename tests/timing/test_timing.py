@@ -69,7 +69,7 @@ def test_a_tenth_of_the_rows_is_drawn(
 
 def test_the_two_steps_move_the_backbone_alike() -> None:
     identities, batch = 40, 4
-    config = steps._config("y1", batch, identities, 1.0)
+    config = steps.config_of("y1", batch, identities, 1.0)
     exact = replace(config, train=replace(config.train, precision="float64"))
     state = build(exact, torch.device("cpu"))
     other = TorchStep("y1", lambda dim: DenseHead(identities, dim, 1.0))

@@ -52,6 +52,13 @@ def outside_allocator(device: torch.device) -> int:
     return max(0, total - free - torch.cuda.memory_reserved(device))
 
 
+def failure_of(error: BaseException) -> tuple[str, str]:
+    """What ended a run, `OUT_OF_MEMORY` or "error", and the first line of why."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    kind = OUT_OF_MEMORY if is_out_of_memory(error) else "error"
+    return kind, f"{type(error).__name__}: {lines[0]}"[:300]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, in torch, numpy, a library or CUDA."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

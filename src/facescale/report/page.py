@@ -22,7 +22,7 @@ def write_report(record: Record, output: Path) -> list[Path]:
         case = titles.get(table.title)
         if case is not None and (series := series_of(record, case)):
             table.figure = plot_throughput(series)
-    return _write(
+    return write_pages(
         output,
         "report",
         title="Throughput and limits of face recognition training",
@@ -42,7 +42,7 @@ def write_comparison(first: Path, second: Path, output: Path) -> list[Path]:
         ValueError: One of them is not a benchmark's results.
     """
     records = [load(first), load(second)]
-    return _write(
+    return write_pages(
         output,
         "comparison",
         title=f"{first} and {second}",
@@ -128,7 +128,7 @@ def _drawable(lines: dict[str, list[tuple[float, float]]]) -> dict[str, Points]:
     return {name: points for name, points in lines.items() if len({x for x, _ in points}) > 1}
 
 
-def _write(output: Path, name: str, **content: Any) -> list[Path]:
+def write_pages(output: Path, name: str, **content: Any) -> list[Path]:
     """Render both pages. HTML contains its plots, Markdown refers to PNG files beside it."""
     output.mkdir(parents=True, exist_ok=True)
     images: dict[bytes, str] = {}

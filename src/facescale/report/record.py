@@ -157,6 +157,9 @@ def fingerprint() -> dict[str, Any]:
         "cpu_kernels": missing() or "compiled",
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if cuda else None,
+        "gpu_memory_gib": (
+            round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if cuda else None
+        ),
         "gpus": torch.cuda.device_count() if cuda else 0,
         "cuda": torch.version.cuda,
     }

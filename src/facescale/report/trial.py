@@ -14,7 +14,7 @@ import torch
 
 from facescale.config import Config
 from facescale.distributed import processes
-from facescale.plan.limit import OUT_OF_MEMORY, is_out_of_memory, limit_memory
+from facescale.plan.limit import failure_of, limit_memory
 from facescale.training.keeping import due
 from facescale.training.loop import report
 from facescale.training.metrics import Tally, Window
@@ -58,11 +58,7 @@ def _train(config: Config, output: Path, device: torch.device) -> None:
 
 def _note_failure(output: Path, error: Exception) -> None:
     """Write why this rank ended, for the process that started it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    note = {
-        "kind": OUT_OF_MEMORY if is_out_of_memory(error) else "error",
-        "reason": f"{type(error).__name__}: {lines[0]}"[:300],
-        "trace": traceback.format_exc(),
-    }
+    kind, reason = failure_of(error)
+    note = {"kind": kind, "reason": reason, "trace": traceback.format_exc()}
     rank = os.environ.get("RANK", "0")
     (output / f"failure-{rank}.json").write_text(json.dumps(note))

@@ -1,7 +1,9 @@
 """Forward and backward pass of the backbone, and the whole training step."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import fields
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +35,7 @@ from facescale.timing.baselines import (
 )
 from facescale.timing.interleave import Case, Contender, Prepare
 from facescale.training.precision import trunk_autocast
-from facescale.training.state import build
+from facescale.training.state import TrainState, build
 from facescale.training.step import train_step
 
 PROCESS = 400 << 20  # bytes of a process with all imports
@@ -42,7 +44,7 @@ HOLES = 1.4  # size of the heap as a multiple of the live tensors
 
 def backbone(network: str, batch: int = 64, *, name: str = "backbone", device: str = "cpu") -> Case:
     """Forward from images to embeddings, backward from a random gradient; no update."""
-    config = _config(network, batch, identities=2, rate=1.0)
+    config = config_of(network, batch, identities=2, rate=1.0)
     memory = _memory(backbone_cost(config, batch, device))
     return Case(
         name=name,
@@ -69,7 +71,7 @@ def step(
     device: str = "cpu",
 ) -> Case:
     """A whole training step: backbone, head, gradient clipping and all updates."""
-    config = _config(network, batch, identities, rate)
+    config = config_of(network, batch, identities, rate)
     cost = backbone_cost(config, batch, device)
     dim, rows = cost.embedding_dim, int(identities * rate)
 
@@ -95,15 +97,24 @@ def step(
     )
 
 
-def _config(network: str, batch: int, identities: int, rate: float) -> Config:
-    """The configuration of our trainer that does the same as the baselines."""
+def config_of(
+    network: str, batch: int, identities: int, rate: float, *, lr: float = LR, **options: Any
+) -> Config:
+    """The configuration of our trainer that does the same as the baselines.
+
+    `options` are fields of `HeadConfig`, the others of `TrainConfig`.
+    """
+    of_head = {name: options.pop(name) for name in list(options) if name in _HEAD}
     return Config(
         data=DataConfig(path="synthetic", num_classes=identities, num_images=1_000_000),
         backbone=BackboneConfig(name=network),
-        head=HeadConfig(margin=MarginConfig(m2=0.0, m3=MARGIN), sample_rate=rate),
-        optim=OptimConfig(lr=LR, clip_norm=CLIP_NORM),
-        train=TrainConfig(batch_size=batch, steps=1_000_000),
+        head=HeadConfig(margin=MarginConfig(m2=0.0, m3=MARGIN), sample_rate=rate, **of_head),
+        optim=OptimConfig(lr=lr, clip_norm=CLIP_NORM),
+        train=TrainConfig(batch_size=batch, steps=1_000_000, **options),
     )
+
+
+_HEAD = {field.name for field in fields(HeadConfig)}
 
 
 def _memory(cost: BackboneCost) -> float:
@@ -111,6 +122,7 @@ def _memory(cost: BackboneCost) -> float:
     return PROCESS + HOLES * (cost.weights + cost.optimiser + cost.gradients + cost.peak)
 
 
+@lru_cache
 def flop(network: str) -> float:
     """FLOP per image, forward and backward; backward has two products for each one forward."""
     with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -147,11 +159,14 @@ def passes(model: torch.nn.Module, dim: int, images: Tensor, precision: str = "f
     return prepare
 
 
-def own_step(config: Config, device: str) -> Prepare:
-    """Training steps on random images and labels, which lie where the loader puts them."""
+def own_step(config: Config, device: str, state: TrainState | None = None) -> Prepare:
+    """Training steps on random images and labels, which lie where the loader puts them.
+
+    `state` is what `build` made of the config, where the caller has it.
+    """
     assert config.data.num_classes is not None
     batch = config.train.batch_size
-    state = build(config, torch.device(device))
+    state = build(config, torch.device(device)) if state is None else state
     images, labels = pixels(batch), _labels(batch, config.data.num_classes)
     if pinned := device != "cpu":
         images = images.pin_memory()

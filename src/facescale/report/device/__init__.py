@@ -1,0 +1,1 @@
+"""The page of `facescale bench device`: tables and plots of what a device can do."""
