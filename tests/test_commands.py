@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,14 @@ RULES = [
     Rule("facescale train emore_r100 --data.path '[", (*SMALL, "--data.num_classes", "8")),
     Rule("facescale train emore_r100 --data.path 'https", not_run="needs a server"),
     Rule("facescale verify model.pt", ("--backbone", "mbf")),
+    Rule("facescale verify model.onnx"),
+    Rule("facescale ijb", not_run="needs IJB; see test_cli_ijb.py"),
+    Rule("facescale embed"),
+    Rule("facescale identify"),
+    Rule("facescale compare"),
+    Rule("facescale import weights"),
     Rule("facescale export runs/emore_r100"),
+    Rule("facescale export runs/emore_r100 --package", not_run="YuNet; see test_package.py"),
     Rule("facescale unpack RUN --old", not_run="for checkpoints of old versions; see test_old.py"),
     Rule("facescale plan", ()),
     Rule("facescale data check /data/faces_emore"),
@@ -94,7 +102,8 @@ RULES = [
 def fenced(text: str) -> list[str]:
     """The commands in fences without a language, or of a shell."""
     commands = []
-    for block in re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for block in (block for language, block in blocks if language in ("", "bash", "sh")):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True) if _BEGINS.match(line) else []
             commands += [shlex.join(words)] if words else []
@@ -170,7 +179,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     main(["train", "emore_r100", "--data.path", "faces", *SMALL, "--output", "runs/emore_r100"])
+    if find_spec("onnxruntime"):
+        main(["export", "runs/emore_r100", "model.onnx"])
+    main(["embed", "runs/emore_r100", "faces", "gallery.npz"])
     os.chdir(before)
+    (folder / "photo.jpg").write_bytes(jpeg(random))
     shutil.copytree(folder / "runs" / "emore_r100", folder / "runs" / "old")
     return folder
 

@@ -1,6 +1,7 @@
 """`facescale identify`: who of a gallery is on these photographs, if anybody."""
 
 import argparse
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -53,11 +54,14 @@ def run(chosen: argparse.Namespace) -> None:
 
         people = replace(people, index=IvfIndex(people.templates))
     names, rows = _probes(chosen, gallery)
+    began = time.perf_counter()
     answers = people.identify(rows, chosen.candidates)
+    ms = 1000 * (time.perf_counter() - began) / max(1, len(names))
     if chosen.json:
-        show_json(_plain(names, answers, people))
+        show_json(_plain(names, answers, people) | {"search_ms": ms})
     else:
         _show(names, answers, people)
+        say(f"search: {ms:.2f} ms a photograph")
 
 
 def _probes(chosen: argparse.Namespace, gallery: "Embedded") -> "tuple[list[str], Tensor]":
