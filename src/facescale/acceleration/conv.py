@@ -24,7 +24,8 @@ class Conv2d(nn.Conv2d):
         if self.training and self._takes(input):
             if is_grouped(self):
                 return grouped_conv(input, self.weight, self.stride[0])  # type: ignore[no-any-return]
-            if is_wide(self):
+            # What keeps its scratch memory cannot be traced; a compiler takes torch's.
+            if is_wide(self) and not torch.compiler.is_compiling():
                 return Winograd.apply(input, self.weight)  # type: ignore[no-any-return,no-untyped-call]
         return super().forward(input)
 

@@ -1,7 +1,8 @@
 """Kernels in Triton for CUDA devices: operators on plain tensors.
 
 No file outside this folder imports triton, and nothing imports a file of this folder before
-`head_kernels_serve` or `available` said yes: the package works without triton.
+`head_kernels_serve` or `available` said yes, except `tiles`, which are numbers: the package works
+without triton.
 """
 
 import os
