@@ -78,6 +78,12 @@ RULES = [
     Rule("facescale unpack RUN --old", not_run="for checkpoints of old versions; see test_old.py"),
     Rule("facescale plan", ()),
     Rule("facescale data check /data/faces_emore"),
+    Rule("facescale data pairs"),
+    Rule("facescale data pairs lfw/pairs.csv", not_run="on files of the command before it"),
+    Rule(
+        "facescale embed runs/emore_r100 photos", not_run="it needs a detector; see test_embed.py"
+    ),
+    Rule("facescale identify gallery.npz visitor.jpg", not_run="as embed"),
     Rule("facescale data align", not_run="it needs the file of a detector; see test_align.py"),
     Rule("facescale bench kernels", ("head/2000", "--rounds", "1", "--against", "dense")),
     Rule("facescale bench report --cases none", ("--output", "new")),
@@ -158,6 +164,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for person in ("ann", "bob"):
         (folder / "people" / person).mkdir(parents=True)
         (folder / "people" / person / "0.jpg").write_bytes(jpeg(random))
+    for number in range(32):
+        person = f"p{number // 4}"
+        (folder / "aligned" / person).mkdir(parents=True, exist_ok=True)
+        name = f"{person}_{number % 4 + 1:04}.jpg"
+        (folder / "aligned" / person / name).write_bytes(jpeg(random))
+    (folder / "pairs.txt").write_text("1\t1\np0\t1\t2\np0\t1\tp7\t4\n")
     for name in ("lfw", "agedb_30", "cfp_fp"):
         pairs = ([jpeg(random) for _ in range(40)], [place % 2 == 0 for place in range(20)])
         (folder / f"{name}.bin").write_bytes(pickle.dumps(pairs))

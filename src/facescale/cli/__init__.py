@@ -32,6 +32,7 @@ COMMANDS = {
     "keys": "list the keys of a config, or those about a word",
     "data check": "decode every record of a data set, and say what is wrong",
     "data pack": "write images of people as a training set in RecordIO",
+    "data pairs": "make a verification set, or take one apart",
     "data align": "cut aligned faces out of photographs",
     "data convert": "write a data set in another format: RecordIO, OFRecord, tar, folder",
     "bench report": "run the tables of the report on this machine and write them up",

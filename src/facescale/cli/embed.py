@@ -1,10 +1,16 @@
 """`facescale embed`: the embeddings of a data set, a folder or a photograph, in a file."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facescale.cli.detection import (
+    add_detection_options,
+    check_detection_options,
+    open_chosen_detector,
+)
 from facescale.cli.models import model_place
 from facescale.cli.networks import add_network_options, check_network_options, open_network
 from facescale.cli.parser import Parser
@@ -15,13 +21,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from facescale.data.dataset import Dataset
     from facescale.distributed import Group
     from facescale.evaluation.faces import Faces
 
 USAGE = "facescale embed MODEL SOURCE OUT.npz [options]"
 ABOUT = """
 SOURCE is a data set, a folder with a folder of images per person, a folder of photographs of one
-person each, or one photograph. Images are aligned faces of 112 x 112, or have --points."""
+person each, or one photograph. Images are aligned faces of 112 x 112, or have --points, or are
+aligned on the way by --align, with a detector."""
 MODEL_OPTIONS = ("model", "backbone", "family", "mean", "std", "flip")
 
 
@@ -38,11 +46,27 @@ def add_face_options(parser: Parser) -> None:
     add = parser.add_argument
     add("--points", metavar="CSV", help="five points of each photograph, to align it by")
     add("--stretch", action="store_true", help="scale images that are not 112 x 112")
+    add("--align", action="store_true", help="find the face on each photograph, and align it")
+    add_detection_options(parser)
+
+
+def check_face_options(chosen: argparse.Namespace) -> None:
+    """Find mistakes before torch is imported.
+
+    Raises:
+        ValueError: A detector without --align, or --align beside other ways to get a face.
+    """
+    check_detection_options(chosen)
+    if chosen.detector is not None and not chosen.align:
+        raise ValueError("--detector is for --align, which is not given")
+    if chosen.align and (chosen.points is not None or chosen.stretch):
+        raise ValueError("--align finds the faces itself; leave out --points and --stretch")
 
 
 def run(chosen: argparse.Namespace) -> None:
     """Embed, the ranks a batch in turn; the first one writes."""
     check_network_options(chosen)
+    check_face_options(chosen)
     if Path(chosen.output).suffix != ".npz":
         raise ValueError(f"{chosen.output}: give a name that ends in .npz")
     output = file_to_write(chosen.output)
@@ -52,8 +76,11 @@ def run(chosen: argparse.Namespace) -> None:
 
     with processes(chosen.device) as device:
         points = None if chosen.points is None else read_points(chosen.points)
-        faces = open_faces(chosen.source, points, chosen.stretch)
-        world = world_group()
+        faces, world = open_faces(chosen.source, points, chosen.stretch), world_group()
+        if chosen.align:
+            faces, problems = find_and_align(faces.dataset, chosen, world)
+            if world.rank == 0:
+                _say_problems(faces, problems)
         batches = _stream(open_network(chosen, device), faces, chosen, device, world)
         if world.rank > 0:
             for _ in batches:
@@ -69,6 +96,32 @@ def run(chosen: argparse.Namespace) -> None:
             _model_options(chosen),
         )
         print(f"{output}: {len(faces):,} embeddings of {faces.dataset.num_classes:,} people")
+
+
+def find_and_align(
+    dataset: "Dataset", chosen: argparse.Namespace, world: "Group | None" = None
+) -> "tuple[Faces, dict[int, str]]":
+    """The photographs with a face as faces, and why the others have none."""
+    from facescale.datasets.walk import default_threads
+    from facescale.evaluation.unaligned import align_on_the_way
+
+    detector = open_chosen_detector(chosen)
+    threads = default_threads()
+    return align_on_the_way(dataset, detector, chosen.face, chosen.longest, threads, world)
+
+
+def _say_problems(faces: "Faces", problems: dict[int, str]) -> None:
+    """Which photographs are left out, on stderr: the first few."""
+    if not problems:
+        return
+    whole = faces.dataset.dataset  # type: ignore[attr-defined]
+    shown = [f"{whole.describe(index)}: {problems[index]}" for index in list(problems)[:_SHOWN]]
+    more = f" and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
+    told = "; ".join(shown)
+    print(f"{len(problems):,} photographs left out: {told}{more}", file=sys.stderr)
+
+
+_SHOWN = 10
 
 
 def _stream(

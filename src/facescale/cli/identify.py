@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facescale.cli.embed import add_face_options
+from facescale.cli.embed import add_face_options, check_face_options, find_and_align
 from facescale.cli.networks import add_run_options, check_network_options, open_network
 from facescale.cli.parser import Parser
 from facescale.cli.terminal import escape, say, show, show_json, table
@@ -42,6 +42,7 @@ def add_options(parser: Parser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Embed the photographs with the gallery's model, and look each up."""
+    check_face_options(chosen)
     if chosen.candidates < 1:
         raise ValueError(f"--candidates must be at least 1, got {chosen.candidates}")
     from facescale.evaluation.embedded import read_embedded
@@ -53,40 +54,47 @@ def run(chosen: argparse.Namespace) -> None:
         from facescale.evaluation.ivf import IvfIndex
 
         people = replace(people, index=IvfIndex(people.templates))
-    names, rows = _probes(chosen, gallery)
+    names, rows, problems = _probes(chosen, gallery)
     began = time.perf_counter()
     answers = people.identify(rows, chosen.candidates)
     ms = 1000 * (time.perf_counter() - began) / max(1, len(names))
     if chosen.json:
-        show_json(_plain(names, answers, people) | {"search_ms": ms})
+        show_json(_plain(names, answers, people, problems) | {"search_ms": ms})
     else:
-        _show(names, answers, people)
+        _show(names, answers, people, problems)
         say(f"search: {ms:.2f} ms a photograph")
 
 
-def _probes(chosen: argparse.Namespace, gallery: "Embedded") -> "tuple[list[str], Tensor]":
-    """Names and embeddings of what is to be looked up."""
+def _probes(
+    chosen: argparse.Namespace, gallery: "Embedded"
+) -> "tuple[list[str], Tensor, dict[str, str]]":
+    """Names and embeddings of what is to be looked up, and why a photograph has no face."""
     import torch
 
     from facescale.evaluation.embedded import read_embedded
 
     names: list[str] = []
     rows: list[Tensor] = []
+    problems: dict[str, str] = {}
     photos = [photo for photo in chosen.photos if Path(photo).suffix != ".npz"]
     for stored in (photo for photo in chosen.photos if photo not in photos):
         found = read_embedded(stored)
         names += found.files or [f"{stored} {i}" for i in range(len(found.labels))]
         rows.append(torch.from_numpy(found.embeddings))
     if photos:
-        names += photos
-        rows += _embed(photos, chosen, gallery)
-    return names, torch.cat(rows)
+        embedded, problems = _embed(photos, chosen, gallery)
+        names += [photo for photo in photos if photo not in problems]
+        rows += embedded
+    return names, torch.cat(rows), problems
 
 
 def _embed(
     photos: Sequence[str], chosen: argparse.Namespace, gallery: "Embedded"
-) -> "list[Tensor]":
-    """Embeddings of photographs by the gallery's model, opened as it was then."""
+) -> "tuple[list[Tensor], dict[str, str]]":
+    """Embeddings of photographs by the gallery's model, opened as it was then.
+
+    Photographs without a face have none; why is told by their names.
+    """
     from facescale.distributed import processes
     from facescale.evaluation.faces import Faces, Photographs, read_points
     from facescale.evaluation.streaming import embed_stream
@@ -95,16 +103,24 @@ def _embed(
     options = argparse.Namespace(**vars(chosen) | model)
     check_network_options(options)
     points = None if chosen.points is None else read_points(chosen.points)
-    faces = Faces(Photographs(photos), points, chosen.stretch)
+    faces, problems = Faces(Photographs(photos), points, chosen.stretch), {}
+    if chosen.align:
+        faces, problems = find_and_align(faces.dataset, chosen)
     with processes(chosen.device) as device:
         network = open_network(options, device)
         batches = embed_stream(
             network, faces.decode_range, 0, len(faces), chosen.batch_size, device, options.flip
         )
-        return [batch.cpu() for batch in batches]
+        rows = [batch.cpu() for batch in batches]
+    return rows, {photos[index]: why for index, why in problems.items()}
 
 
-def _show(names: Sequence[str], answers: "list[list[Candidate]]", people: "Watchlist") -> None:
+def _show(
+    names: Sequence[str],
+    answers: "list[list[Candidate]]",
+    people: "Watchlist",
+    problems: dict[str, str],
+) -> None:
     shown = table("photograph", "person", "cosine", left=2)
     for name, candidates in zip(names, answers, strict=True):
         for rank, candidate in enumerate(candidates):
@@ -112,6 +128,8 @@ def _show(names: Sequence[str], answers: "list[list[Candidate]]", people: "Watch
             if candidate.score <= people.threshold:
                 person = f"[dim]unknown (nearest {person})[/]"
             shown.add_row("" if rank else escape(name), person, f"{candidate.score:.3f}")
+    for name, why in problems.items():
+        shown.add_row(escape(name), f"[dim]{escape(why)}[/]")
     show(shown)
     say(
         f"{len(people.people):,} people; a person is named where the cosine is above "
@@ -120,14 +138,21 @@ def _show(names: Sequence[str], answers: "list[list[Candidate]]", people: "Watch
 
 
 def _plain(
-    names: Sequence[str], answers: "list[list[Candidate]]", people: "Watchlist"
+    names: Sequence[str],
+    answers: "list[list[Candidate]]",
+    people: "Watchlist",
+    problems: dict[str, str],
 ) -> dict[str, object]:
-    found = [
+    found: list[dict[str, object]] = [
         {
             "photograph": name,
             "person": best[0].person if best[0].score > people.threshold else None,
             "candidates": [asdict(candidate) for candidate in best],
         }
         for name, best in zip(names, answers, strict=True)
+    ]
+    found += [
+        {"photograph": name, "person": None, "candidates": [], "problem": why}
+        for name, why in problems.items()
     ]
     return {"threshold": people.threshold, "photographs": found}

@@ -18,6 +18,7 @@ from facescale.data.images import (
 )
 from facescale.data.picklevalues import Array
 from facescale.data.safepickle import read_pickle
+from facescale.files import write_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +123,9 @@ def _image(index: int, image: object) -> bytes:
 
 
 def save_pairs(path: str | Path, pairs: PairSet) -> None:
-    """Write a `.bin` set that InsightFace's tools read too; pixels are stored as PNG."""
+    """Write a `.bin` set that InsightFace's tools read too; pixels are stored as PNG.
+
+    An image object that is in several pairs is stored once. OSError if it cannot be written.
+    """
     images = [to_file(image) for image in pairs.images]
-    Path(path).write_bytes(pickle.dumps((images, pairs.same.tolist()), protocol=4))
+    write_whole(Path(path), [pickle.dumps((images, pairs.same.tolist()), protocol=4)])
