@@ -103,7 +103,8 @@ def _embed(
     options = argparse.Namespace(**vars(chosen) | model)
     check_network_options(options)
     points = None if chosen.points is None else read_points(chosen.points)
-    faces, problems = Faces(Photographs(photos), points, chosen.stretch), {}
+    faces = Faces(Photographs(photos), points, chosen.stretch)
+    problems: dict[int, str] = {}
     if chosen.align:
         faces, problems = find_and_align(faces.dataset, chosen)
     with processes(chosen.device) as device:

@@ -42,7 +42,7 @@ def draw_pairs(labels: NDArray[np.int64], num_pairs: int, folds: int, seed: int)
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=labels[order[0]] - 1))
     people = np.split(order, starts[1:])
-    random.shuffle(people)  # type: ignore[arg-type]
+    random.shuffle(people)
     people.sort(key=lambda images: len(images) < 2)  # those without a pair are dealt last
     wanted = num_pairs // folds // 2
     drawn: list[Triple] = []

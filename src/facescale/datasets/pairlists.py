@@ -65,6 +65,10 @@ def read_pairs_txt(path: Path, images: Path) -> list[Pair]:
         sizes = [int(field) for field in lines.pop(0)[1].split()]
         expected = 2 * sizes[0] * (sizes[1] if len(sizes) > 1 else 1)
     files, pairs = Images(images), []
+
+    def find(name: str, image: str) -> Path:
+        return files.find(f"{name}/{name}_{int(image):04}.jpg")
+
     for number, line in lines:
         fields = [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
         named = {3: (0, 1, 0, 2), 4: (0, 1, 2, 3)}.get(len(fields))
@@ -73,8 +77,7 @@ def read_pairs_txt(path: Path, images: Path) -> list[Pair]:
                 f"{path} line {number}: {line.strip()!r} is neither `name 1 2` nor `name 1 name 2`"
             )
         first, one, second, two = (fields[place] for place in named)
-        ends = [files.find(f"{n}/{n}_{int(k):04}.jpg") for n, k in ((first, one), (second, two))]
-        pairs.append(Pair(*ends, same=len(fields) == 3))
+        pairs.append(Pair(find(first, one), find(second, two), len(fields) == 3))
     if expected not in (None, len(pairs)):
         raise ValueError(
             f"{path} holds {len(pairs)} pairs, but its first line says {expected}; fetch it again"
@@ -137,7 +140,7 @@ def read_cfp(protocol: Path, images: Path | None, kind: Literal["FP", "FF"] = "F
                         f"{folder / name} line {number}: {line.strip()!r} is no pair of numbers "
                         "of the lists"
                     ) from error
-                pairs.append(Pair(*map(files.find, named), same))
+                pairs.append(Pair(files.find(named[0]), files.find(named[1]), same))
     return pairs
 
 
