@@ -81,9 +81,9 @@ def test_what_a_large_network_asks_for_is_traced_as_well() -> None:
     from facescale.training.recompute import Recomputed, recompute_
 
     network = backbone_of("vit_t").train()
-    network.blocks = network.blocks[:2]  # type: ignore[assignment,index]
+    network.blocks = network.blocks[:2]  # type: ignore[index]
     recompute_(network)
-    assert isinstance(network.blocks[0], Recomputed)  # type: ignore[index]
+    assert isinstance(network.blocks[0], Recomputed)
     pixels = torch.randint(256, (2, 3, 112, 112), dtype=torch.uint8)
     gradients = []
     for module in (network, torch.compile(network, backend="aot_eager")):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from facescale.config import BackboneConfig, Config, DataConfig, TrainConfig
 from facescale.training import TrainState, build, graphs, state, train_step
 from facescale.training.graphs import graphs_note, why_not
+from facescale.training.recompute import Recomputed
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("tiny_y1")
@@ -69,14 +70,15 @@ def test_a_capture_leaves_the_run_as_it_was(
 def test_where_there_are_no_graphs_the_run_goes_on_and_says_so() -> None:
     asked = TrainConfig(graphs=True)
     assert why_not(TrainConfig(), "cpu", 1) is None
-    assert graphs_note(asked, "cuda", 8) is None
-    for train, device, reason in (
-        (asked, "cpu", "there is no CUDA device"),
-        (replace(asked, micro_batch=4), "cuda", "train.micro_batch"),
-        (replace(asked, recompute=True), "cuda", "train.recompute"),
-        (replace(asked, sync_batchnorm=True), "cuda", "train.sync_batchnorm"),
+    plain, large = nn.Linear(1, 1), nn.Sequential(Recomputed())
+    assert graphs_note(asked, "cuda", 8, plain) is None
+    for train, device, network, reason in (
+        (asked, "cpu", plain, "there is no CUDA device"),
+        (replace(asked, micro_batch=4), "cuda", plain, "train.micro_batch"),
+        (asked, "cuda", large, "train.recompute"),  # as large ViTs do by themselves
+        (replace(asked, sync_batchnorm=True), "cuda", plain, "train.sync_batchnorm"),
     ):
-        note = graphs_note(train, device, 8)
+        note = graphs_note(train, device, 8, network)
         assert note is not None
         assert note.startswith(f"train.graphs is without effect: {reason}")
     assert make(graphs=True).config.train.graphs  # built without a card

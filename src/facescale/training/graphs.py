@@ -1,31 +1,37 @@
 """The backbone's passes as CUDA graphs: the host launches each as a whole, not kernel by kernel."""
 
 import torch
+from torch import nn
 
 from facescale.backbones.backbone import IMAGE_SHAPE, Backbone
 from facescale.config import TrainConfig
 from facescale.data.transforms import Augment
 from facescale.training.precision import trunk_autocast
+from facescale.training.recompute import recomputes
 
 WARMUPS = 11  # before a capture; torch asks for as many where DDP follows
 
 
-def why_not(train: TrainConfig, device_type: str, ranks: int) -> str | None:
+def why_not(
+    train: TrainConfig, device_type: str, ranks: int, backbone: nn.Module | None = None
+) -> str | None:
     """Why `train.graphs` has no effect in a run, or None where it has."""
     if not train.graphs:
         return None
     reasons = {
         "there is no CUDA device": device_type != "cuda",
         "train.micro_batch computes portions again": train.micro_batch is not None,
-        "train.recompute computes blocks again": bool(train.recompute),
+        "train.recompute computes blocks again": backbone is not None and recomputes(backbone),
         "train.sync_batchnorm waits for other ranks": train.sync_batchnorm and ranks > 1,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def graphs_note(train: TrainConfig, device_type: str, ranks: int) -> str | None:
+def graphs_note(
+    train: TrainConfig, device_type: str, ranks: int, backbone: nn.Module
+) -> str | None:
     """What to say of it at the start of a run; None if nothing."""
-    reason = why_not(train, device_type, ranks)
+    reason = why_not(train, device_type, ranks, backbone)
     return f"train.graphs is without effect: {reason}" if reason else None
 
 
@@ -50,7 +56,7 @@ def capture_(
         augment: What makes a batch for the backbone.
         batch: Samples and layout of a batch.
     """
-    if not train.graphs or why_not(train, device.type, ranks):
+    if not train.graphs or why_not(train, device.type, ranks, backbone):
         return
     samples, layout = batch
     images = torch.zeros(samples, *IMAGE_SHAPE, dtype=torch.uint8, device=device)

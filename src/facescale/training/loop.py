@@ -85,7 +85,7 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
             notes.append(f"without compiled kernels a step takes longer: {reason}")
         if said := precision_note(asked, config, device.type):
             notes.append(said)
-        if said := graphs_note(config.train, device.type, state.world.size):
+        if said := graphs_note(config.train, device.type, state.world.size, state.backbone):
             notes.append(said)
         if state.step == 0 and config.start.checkpoint is not None:
             begin_from_(state, config.start)

@@ -34,6 +34,11 @@ def recompute_(network: Backbone) -> None:
         block.__class__ = _recomputed(type(block))  # type: ignore[arg-type]
 
 
+def recomputes(network: nn.Module) -> bool:
+    """Whether `recompute_` has changed the network."""
+    return any(isinstance(module, Recomputed) for module in network.modules())
+
+
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The outermost blocks inside `module`, in the order of registration."""
     is_sequence = isinstance(module, nn.Sequential | nn.ModuleList)
