@@ -76,6 +76,7 @@ RULES = [
     Rule("facescale export runs/emore_r100"),
     Rule("facescale export runs/emore_r100 --package", not_run="YuNet; see test_package.py"),
     Rule("facescale unpack RUN --old", not_run="for checkpoints of old versions; see test_old.py"),
+    Rule("facescale import config"),
     Rule("facescale plan", ()),
     Rule("facescale data check /data/faces_emore"),
     Rule("facescale data pairs"),
@@ -175,6 +176,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.bin").write_bytes(pickle.dumps(pairs))
     torch.save(backbones.build("mbf", family="arcface_torch").state_dict(), folder / "model.pt")
     (folder / "map.txt").write_text("0\n3\nnew\n1\nnew\n2\n")
+    (folder / "configs").mkdir()
+    theirs = "config = edict()\nconfig.network = 'r100'\nconfig.num_classes = 2059906\n"
+    (folder / "configs" / "wf42m_pfc02_r100_16gpus.py").write_text(theirs)
     logs = folder / "oneflow_face" / "logs" / "1n8g"
     logs.mkdir(parents=True)
     lines = [f"train: iter {i}, loss 9.0, throughput: {200 + i}.0" for i in range(150)]

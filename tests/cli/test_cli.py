@@ -42,7 +42,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "nosuch"], "nosuch is neither a preset (emore_r100, emore_y1"),
+        (["train", "nosuch"], "nosuch is neither a preset (`facescale presets`"),
         (["train", "synthetic", "--head.sample_rat", "1"], "--head.sample_rat"),
         (["train", "synthetic", "--train.batch_size", "many"], "many"),
         (["train", "synthetic", "--train.precision", "fp8"], "fp8"),

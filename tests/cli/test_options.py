@@ -212,7 +212,7 @@ def test_a_python_config_says_what_to_do(
     path.write_text("raise SystemExit('it was run')")
     line = refused(capsys, str(path))
     assert "ms1mv3_r50.py is a Python config, as arcface_torch has them, and is not run" in line
-    assert "network --backbone.name" in line
+    assert f"`facescale import config {path} OUT.yaml`" in line
     assert "run folder" in refused(capsys, str(folder_of_a_run(tmp_path)))
 
 

@@ -116,7 +116,7 @@ def test_presets_are_listed_for_people_and_programs(capsys: pytest.CaptureFixtur
     assert "face_emore with MobileFaceNet Y1" in capsys.readouterr().out
     main(["presets", "--json"])
     names = [preset["name"] for preset in json.loads(capsys.readouterr().out)]
-    assert names[:2] == ["emore_r100", "emore_y1"]
+    assert names[:3] == ["card_r100", "emore_r100", "emore_y1"]
 
 
 def test_the_plan_is_given_to_programs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,12 +168,24 @@ def test_small_images_need_a_quarter_of_the_activations() -> None:
 PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def one_of_a_kind() -> list[str]:
+    """The presets that differ in more than numbers of the head, one of each kind."""
+    kinds = {}
+    for name in PRESET_NAMES:
+        values = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
+        backbone, train = (values.get(section, {}) for section in ("backbone", "train"))
+        size = train.get("batch_size", train.get("global_batch_size"))
+        kinds.setdefault((backbone.get("name"), backbone.get("image_size"), size), name)
+    return sorted(kinds.values())
+
+
 @pytest.fixture
 def short_networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All kinds of units, but few of each: a walk takes a fifth of the time."""
-    r100, y1 = (registry._BUILDERS[name] for name in ("r100", "y1"))
-    monkeypatch.setitem(registry._BUILDERS, "r100", partial(r100, units=(1, 2, 2, 2)))
-    monkeypatch.setitem(registry._BUILDERS, "y1", partial(y1, blocks=(1, 1, 1, 1)))
+    few = {"units": (1, 2, 2, 2)}
+    shorter = {"r50": few, "r100": few, "y1": {"blocks": (1, 1, 1, 1)}}
+    for name, change in (shorter | {"vit_b_dp005_mask_005": {"depth": 2}}).items():
+        monkeypatch.setitem(registry._BUILDERS, name, partial(registry._BUILDERS[name], **change))
     costs._walk.cache_clear()
     yield
     costs._walk.cache_clear()
@@ -198,9 +210,20 @@ def plan_everywhere(preset: str) -> None:
 
 
 @pytest.mark.usefixtures("short_networks")
-@pytest.mark.parametrize("preset", PRESET_NAMES)
-def test_every_preset_is_planned_on_every_device_in_every_precision(preset: str) -> None:
+@pytest.mark.parametrize("preset", one_of_a_kind())
+def test_every_kind_of_preset_is_planned_on_every_device_in_every_precision(preset: str) -> None:
     plan_everywhere(preset)
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_every_preset_can_be_planned(preset: str) -> None:
+    config = config_of_preset(preset)
+    for devices in (1, 8):
+        for device in ("cpu", "cuda"):
+            planner = Planner(config, devices, device)
+            assert planner.rows(config.data.num_classes or 100) > 0
+            assert planner.batch > 1
+    assert config.backbone.name in registry.NAMES
 
 
 @pytest.mark.slow

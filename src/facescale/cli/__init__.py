@@ -25,6 +25,7 @@ COMMANDS = {
     "identify": "find out who of a gallery is on photographs",
     "compare": "compare training runs on one HTML page",
     "export": "write a trained backbone as an ONNX graph",
+    "import config": "convert a config of arcface_torch to YAML",
     "import weights": "convert weights of other projects to a model.safetensors",
     "unpack": "write a checkpoint as plain safetensors files",
     "plan": "predict the memory of a run, the largest batch and the most identities",

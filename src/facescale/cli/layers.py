@@ -44,18 +44,17 @@ def preset_path(name: str) -> Path:
     path = presets().get(name, Path(name))
     if path.suffix == ".py":
         raise ValueError(
-            f"{name} is a Python config, as arcface_torch has them, and is not run; take a preset "
-            "and give its values as options: rec is --data.path, network --backbone.name, "
-            "sample_rate --head.sample_rate, margin_list --head.margin.m1 and so on, "
-            "batch_size --train.batch_size, lr --optim.lr, val_targets --evaluation.sets"
+            f"{name} is a Python config, as arcface_torch has them, and is not run; convert it "
+            f"with `facescale import config {name} OUT.yaml`"
         )
     if path.is_dir() and (path / "config.yaml").is_file():
         raise ValueError(f"{name} is a run folder; its config is {path / 'config.yaml'}")
     if not path.exists() and not path.is_symlink():
         close = get_close_matches(name, presets(), 1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        known = ", ".join(presets())
-        raise FileNotFoundError(f"{name} is neither a preset ({known}) nor a YAML file{hint}")
+        raise FileNotFoundError(
+            f"{name} is neither a preset (`facescale presets` lists them) nor a YAML file{hint}"
+        )
     return path
 
 

@@ -1,0 +1,188 @@
+"""arcface_torch's configs become YAML, without being run, and say what is lost."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from facescale.cli import main
+from facescale.cli.layers import build, parse_layer
+from facescale.config import PRESETS
+
+WEBFACE = """
+from easydict import EasyDict as edict
+
+# a comment
+config = edict()
+config.margin_list = (1.0, 0.0, 0.4)
+config.network = "r100"
+config.resume = False
+config.output = None
+config.embedding_size = 512
+config.sample_rate = 0.2
+config.fp16 = True
+config.momentum = 0.9
+config.weight_decay = 5e-4
+config.batch_size = 128
+config.lr = 0.2
+config.verbose = 10000
+config.dali = False
+config.rec = "/data/WebFace42M"
+config.num_classes = 2059906
+config.num_image = 42474557
+config.num_epoch = 20
+config.warmup_epoch = config.num_epoch // 10
+config.val_targets = ["lfw", "cfp_fp", "agedb_30"]
+"""
+VIT = """
+config = edict()
+config.margin_list = (1.0, 0.0, 0.4)
+config.network = "vit_b_dp005_mask_005"
+config.sample_rate = 0.3
+config.fp16 = True
+config.weight_decay = 0.1
+config.batch_size = 256
+config.gradient_acc = 12
+config.optimizer = "adamw"
+config.lr = 0.001
+config.num_classes = 2059906
+config.num_image = 42474557
+config.num_epoch = 40
+config.warmup_epoch = config.num_epoch // 10
+config.val_targets = []
+"""
+MS1MV3 = """
+config = edict()
+config.margin_list = (1.0, 0.5, 0.0)
+config.network = "r50"
+config.fp16 = True
+config.num_classes = 93431
+config.num_image = 5179510
+config.num_epoch = 20
+config.warmup_epoch = 0
+config.val_targets = ["lfw", "cfp_fp", "agedb_30"]
+"""
+NOISY = """
+config = edict()
+config.margin_list = (1.0, 0.0, 0.4)
+config.network = "r50"
+config.sample_rate = 0.1
+config.interclass_filtering_threshold = 0.4
+config.fp16 = True
+config.num_classes = 617970
+config.num_image = 12720066
+config.num_epoch = 20
+config.warmup_epoch = config.num_epoch // 10
+config.val_targets = []
+"""
+
+
+def convert(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, *more: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Options by section, and the notes."""
+    source = tmp_path / "theirs.py"
+    source.write_text(text)
+    main(["import", "config", str(source), *more])
+    out, err = capsys.readouterr()
+    build(parse_layer(out, "out"))
+    return yaml.safe_load(out) or {}, err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "preset"),
+    [
+        (WEBFACE, 16, "wf42m_pfc02_r100_16gpus"),
+        (VIT, 8, "wf42m_pfc03_vit_b"),
+        (MS1MV3, 8, "ms1mv3_r50"),
+        (NOISY, 8, "wf12m_flip_pfc01_filter04_r50"),
+    ],
+)
+def test_the_presets_are_what_their_configs_become(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, gpus: int, preset: str
+) -> None:
+    values, _ = convert(tmp_path, capsys, text, "--gpus", str(gpus))
+    assert values.pop("seed") == 2048
+    del values["data"]["threads"]
+    values["data"].pop("path", None)
+    if "evaluation" in values and text == MS1MV3:
+        assert values["evaluation"]["every"] == 2000
+    assert values == yaml.safe_load((PRESETS / f"{preset}.yaml").read_text())
+
+
+def test_what_has_no_counterpart_is_said_line_by_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """config = edict()
+config.margin_list = (1.0, 0.5, 0.35)
+config.momentum = 0.8
+config.resume = True
+config.wandb_key = "secret"
+config.nosuch = {"a": 1}
+config.other = 3
+config.lr_func = lambda epoch: 0.1
+for i in range(3): pass
+"""
+    values, notes = convert(tmp_path, capsys, text)
+    assert values["head"]["margin"] == {"m2": 0.0, "m3": 0.35}
+    said = "\n".join(notes)
+    for expected in (
+        "line 2: margin_list has m3, so arcface_torch ignores m1 = 1 and m2 = 0.5",
+        "line 3: config.momentum = 0.8: arcface_torch ignores it and takes 0.9",
+        "line 4: config.resume = True: give --resume",
+        "line 5: config.wandb_key = ...: wandb takes its own settings",
+        "line 6: config.nosuch is not read: not a plain value",
+        "line 7: config.other = 3: no counterpart",
+        "line 8: config.lr_func is not read: a function; set optim.schedule.kind",
+        "line 9: not read: for i in range(3):",
+    ):
+        assert f"theirs.py: {expected}" in said
+    assert "secret" not in said
+    assert len(notes) == 8
+
+
+def test_nothing_in_the_file_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trap = tmp_path / "trap"
+    text = f"""import pathlib
+config = edict()
+config.lr = pathlib.Path({str(trap)!r}).write_text("run")
+config.batch_size = 64
+"""
+    values, notes = convert(tmp_path, capsys, text)
+    assert values["train"]["batch_size"] == 64
+    assert "line 3: config.lr is not read" in notes[0]
+    assert not trap.exists()
+
+
+def test_the_yaml_is_written_and_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "theirs.py"
+    source.write_text('config = edict()\nconfig.rec = "synthetic"\nconfig.num_classes = 30000\n')
+    out = tmp_path / "ours.yaml"
+    main(["import", "config", str(source), str(out)])
+    assert capsys.readouterr().out.strip() == str(out)
+    with pytest.raises(SystemExit):
+        main(["train", str(out), "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["path"] == "synthetic"
+    assert config["optim"]["clip_norm"] == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("config = (", "is not a Python file"),
+        ("x = 3", "sets no config.NAME; it is not a config of arcface_torch"),
+        ("config = edict()\nconfig.margin_list = 3", "not of the kind that is expected"),
+        ("config = edict()\nconfig.lr = 'fast'", "optim.lr is 'fast'; give a number"),
+        ("config = edict()\nconfig.batch_size = 0", "train.batch_size must be at least 1, got 0"),
+    ],
+)
+def test_a_config_that_is_none_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        convert(tmp_path, capsys, text)
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
