@@ -1,5 +1,6 @@
 """Fixtures of all tests: several ranks on one machine, one thread each."""
 
+import importlib
 import multiprocessing
 import pickle
 import traceback
@@ -26,6 +27,11 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 RunRanks = Callable[..., list[Any]]
+
+
+def import_for_ddp() -> None:
+    """Import what DDP imports at its first use: a second once, not in each forked rank."""
+    importlib.import_module("torch._dynamo")
 
 
 def _rank_main(
@@ -97,6 +103,7 @@ def ranks_in(
     folder: Path, work: Callable[..., Any], size: int, *args: Any, deadline_s: float = 120
 ) -> list[Any]:
     """`run_ranks` in an empty folder, for a process that has no fixtures."""
+    import_for_ddp()
     context = multiprocessing.get_context("fork")
     ranks = [
         context.Process(target=_rank_main, args=(work, args, rank, size, folder))

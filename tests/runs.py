@@ -15,6 +15,7 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
 
+from conftest import import_for_ddp
 from facescale.checkpoint import folder as checkpoint
 from facescale.checkpoint import tensors
 from facescale.config import (
@@ -101,6 +102,7 @@ def start(
     config: Config, output: Path, size: int, hurt: Hurt = lambda _: None
 ) -> list[BaseProcess]:
     """The run on `size` forked ranks, as torchrun would start it."""
+    import_for_ddp()
     store = output.with_name(f"store-{time.monotonic_ns()}")
     ranks: list[BaseProcess] = [
         get_context("fork").Process(
