@@ -20,23 +20,13 @@ from facescale.config import PRESETS, AugmentConfig, Config
 from facescale.data.images import Sample
 from facescale.data.transforms import Augment, augmentation
 from facescale.datasets.recordio import write_recordio
+from mistakes import refused
 
 TINY = [
     *("--data.path", "synthetic", "--data.num_classes", "20", "--data.num_images", "64"),
     *("--backbone.name", "y1", "--train.batch_size", "4", "--train.steps", "2"),
     *("--log_every", "1", "--device", "cpu"),
 ]
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a mistake gives."""
-    with pytest.raises(SystemExit) as ending:
-        main(arguments)
-    assert ending.value.code == 2
-    line = capsys.readouterr().err
-    assert line.startswith("facescale: ")
-    assert line.count("\n") == 1
-    return line
 
 
 @pytest.mark.parametrize(

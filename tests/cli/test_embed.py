@@ -16,6 +16,7 @@ from facescale.evaluation.embedded import read_embedded
 from facescale.evaluation.faces import Photographs
 from facescale.evaluation.unaligned import align_on_the_way
 from facescale.models.weights import save_backbone
+from mistakes import refused
 from painted_faces import Squares, painted
 from shared_data import shared_data
 
@@ -144,8 +145,4 @@ def test_a_mistake_is_one_clear_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        main(arguments)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert message in said
+    assert message in refused(capsys, *arguments)

@@ -12,6 +12,7 @@ from facescale.cli.layers import Layer, build, merge, parse_layer, read_layer
 from facescale.cli.parser import Parser
 from facescale.cli.values import convert
 from facescale.config import Config
+from mistakes import refused
 from shared_data import shared_data
 
 
@@ -23,15 +24,6 @@ def config_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]
     assert ending.value.code == 0, said.err
     values: dict[str, Any] = yaml.safe_load(said.out)
     return values
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as ending:
-        main(["train", *words])
-    assert ending.value.code == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1
-    return line
 
 
 def test_options_win_over_files_and_files_over_the_preset(
@@ -145,12 +137,12 @@ def test_every_option_goes_through_yaml_and_back() -> None:
 def test_a_value_out_of_range_or_type_is_refused(
     capsys: pytest.CaptureFixture[str], words: str, message: str
 ) -> None:
-    assert message in refused(capsys, "synthetic", *words.split())
+    assert message in refused(capsys, "train", "synthetic", *words.split())
 
 
 def test_an_empty_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--output is empty" in refused(capsys, "synthetic", "--output", "")
-    assert "an argument is empty" in refused(capsys, "")
+    assert "--output is empty" in refused(capsys, "train", "synthetic", "--output", "")
+    assert "an argument is empty" in refused(capsys, "train", "")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +172,7 @@ def test_a_file_that_is_no_config_is_one_line(
 ) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
-    line = refused(capsys, str(path))
+    line = refused(capsys, "train", str(path))
     assert message in line
     assert "mine.yaml" in line
     assert not (tmp_path / "x").exists()
@@ -210,10 +202,10 @@ def test_a_python_config_says_what_to_do(
 ) -> None:
     path = tmp_path / "ms1mv3_r50.py"
     path.write_text("raise SystemExit('it was run')")
-    line = refused(capsys, str(path))
+    line = refused(capsys, "train", str(path))
     assert "ms1mv3_r50.py is a Python config, as arcface_torch has them, and is not run" in line
     assert f"`facescale import config {path} OUT.yaml`" in line
-    assert "run folder" in refused(capsys, str(folder_of_a_run(tmp_path)))
+    assert "run folder" in refused(capsys, "train", str(folder_of_a_run(tmp_path)))
 
 
 def folder_of_a_run(tmp_path: Path) -> Path:
