@@ -266,7 +266,9 @@ def test_a_command_of_the_documents_runs(
         parse(words[words.index("facescale") + 1 :])
     elif words[0] == "torchrun":
         words = [word.replace("=8", "=2") for word in words[1:]]
-        run([sys.executable, "-m", "torch.distributed.run", *words, *rule.more])
+        said = run([sys.executable, "-m", "torch.distributed.run", *words, *rule.more])
+        assert said.count("Global Step: 2") == 1  # rank 0 alone speaks
+        assert (here / "runs/emore_r100-2/model.safetensors").exists()
     elif words[0] == "make":
         run(["make", "-n", "-C", str(ROOT), *words[1:]])
     else:
@@ -274,10 +276,11 @@ def test_a_command_of_the_documents_runs(
         run([*script, "--help"] if rule.not_run else [*script, *words[2:], *rule.more])
 
 
-def run(words: list[str]) -> None:
+def run(words: list[str]) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("command", INLINE)

@@ -1,7 +1,6 @@
 """The commands as a user types them: what works, and one clear line for what does not."""
 
 import io
-import os
 import re
 import subprocess
 import sys
@@ -160,21 +159,3 @@ def test_the_config_knows_every_augmentation() -> None:
     names = {field.name for field in fields(Augment)}
     assert {field.name for field in fields(AugmentConfig)} == {"recipe", *names}
     assert augmentation(**asdict(AugmentConfig())) == Augment()
-
-
-def test_torchrun_starts_the_same_command_on_two_ranks(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*torchrun, "-m", "facescale", "train", "synthetic", *TINY]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--output", "run"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Global Step: 2") == 1  # rank 0 alone speaks
-    assert (tmp_path / "run/model.safetensors").exists()
