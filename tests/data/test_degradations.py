@@ -218,3 +218,14 @@ def test_a_degraded_batch_asks_the_device_nothing() -> None:
         everything(images, seed=1, position=0)
     assert [place for place in spy.found if "transforms.py" not in place] == []
     assert {place.split(" ")[1] for place in spy.found} <= {"nonzero"}  # of _mirror, on the host
+
+
+@pytest.mark.parametrize("name", sorted(DEGRADATIONS))
+def test_nothing_is_copied_to_another_device_while_the_host_waits(name: str) -> None:
+    kind = DEGRADATIONS[name]
+    images = torch.empty(4, 3, 112, 112, device="meta")  # another device than the host
+    with HostReads() as spy:
+        worse = kind.apply(images, draws(4, kind.draws))
+    assert worse.device == images.device
+    assert worse.shape == images.shape
+    assert dict(spy.found) == {}

@@ -31,7 +31,8 @@ def resize_matrices(
     columns = torch.arange(size, device=device)
     rows = columns[:, None]
     sources, targets = (
-        torch.as_tensor(length, device=device).expand(len(method))[:, None, None]
+        # Not torch.tensor(), whose copy to a device the host waits for.
+        (length if isinstance(length, Tensor) else torch.full_like(method, length))[:, None, None]
         for length in (source, target)
     )
     chosen = method[:, None, None]
@@ -58,7 +59,7 @@ def _by_taps(rows: Tensor, columns: Tensor, sources: Tensor, targets: Tensor, m:
     by_index = (m == 0) | (m == 2)
     base = torch.where(by_index, exact, base.long())
     part = torch.where(m == 0, 0.0, torch.where(m == 2, reach - reach.floor(), part))
-    offsets = torch.tensor(_TAPS, device=rows.device)
+    offsets = torch.arange(_TAPS.start, _TAPS.stop, device=rows.device)
     t = offsets - part  # (k, size, taps): distance of each tap
     x = t.abs()
     linear = (1 - x).clamp(min=0)
