@@ -70,17 +70,18 @@ def open_model(chosen: argparse.Namespace) -> "Backbone":
     """The backbone of a file, of a run, or of a checkpoint; eval mode."""
     from facescale.checkpoint import folder as checkpoint
     from facescale.checkpoint import unpack
-    from facescale.distributed import Group
+    from facescale.distributed import Group, agree, world_group
     from facescale.models.weights import load_backbone
 
-    for tried in range(1, TRIES + 1):
-        place = model_place(chosen)
+    tries = TRIES if world_group().size == 1 else 1
+    for tried in range(1, tries + 1):
+        place = Path(agree(str(model_place(chosen))))  # the run may save between two ranks
         if place.is_file() or not place.is_dir():
             return load_backbone(place, chosen.backbone, chosen.family)
         try:
             backbone = unpack.load_backbone(checkpoint.find(place, Group()))
         except (FileNotFoundError, ValueError):
-            if place.is_dir() or tried == TRIES:  # not dropped by the run that writes it
+            if place.is_dir() or tried == tries:  # not dropped by the run that writes it
                 raise
             continue
         if place != Path(chosen.model):
