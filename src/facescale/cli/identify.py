@@ -30,7 +30,7 @@ def add_options(parser: Parser) -> None:
     add = parser.add_argument
     add("gallery", metavar="GALLERY.npz", help="the people, a file of facescale embed")
     add("photos", metavar="PHOTO", nargs="+", help="photographs, or files of facescale embed")
-    add("--model", metavar="FILE", help="where the gallery's model lies now")
+    add("--model", metavar="FILE", help="the gallery's model, if it was moved")
     add("--fpir", type=float, default=0.01, metavar="P", help="strangers that are named [0.01]")
     add("--threshold", type=float, metavar="X", help="cosine to be named, in place of --fpir")
     add("--candidates", type=int, default=1, metavar="K", help="people to show a photograph [1]")

@@ -110,6 +110,6 @@ def _show_summary(summary: "Summary") -> None:
     show(files)
     run = escape(str(summary.output))
     say("\nNext:")
-    say(f"  facescale verify {run} --pairs PAIRS.bin")
+    say(f"  facescale verify {run} PAIRS.bin")
     say(f"  facescale train {run}/config.yaml --head.sample_rate 0.1")
     say("  facescale train emore_r100 --data.path FOLDER_WITH_TRAIN_REC")

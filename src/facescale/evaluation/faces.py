@@ -101,7 +101,7 @@ def open_faces(source: Path | str, points: Points | None = None, stretch: bool =
     """Faces of a data set, of a folder of photographs, or of one photograph.
 
     Raises:
-        FileNotFoundError: Nothing lies there.
+        FileNotFoundError: There is nothing.
         ValueError: Neither of them.
     """
     path = Path(source)

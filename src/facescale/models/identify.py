@@ -1,4 +1,4 @@
-"""Which network a file of weights holds, told by the names and shapes of its tensors."""
+"""Which network a file of weights holds, found from the names and shapes of its tensors."""
 
 import math
 from collections.abc import Callable, Mapping

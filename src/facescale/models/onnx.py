@@ -1,4 +1,4 @@
-"""A trained backbone as an ONNX graph, for whoever embeds without torch; needs extra `export`."""
+"""A trained backbone as an ONNX graph; needs the extra `export`."""
 
 import json
 import logging
