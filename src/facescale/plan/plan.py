@@ -21,8 +21,8 @@ KERNELS = 27 << 20
 HOLES_ACTIVATIONS, HOLES_GRADIENTS = 1 / 3, 1 / 2
 """How far glibc's heap grows beyond the tensors alive, as a share of what was allocated.
 
-A fit, not an explanation (docs/benchmark.md has the figures); freed memory stays with the process
-(`allocator.py`).
+Freed memory stays with the process (`allocator.py`), and `posix_memalign` cannot use a freed block
+for the same size again (`kernels/cpu/workspace.py`). The shares are a fit: docs/benchmark.md.
 """
 BUCKET = 25 << 20
 """Bytes of gradients that DDP sends at once: its default."""
