@@ -12,7 +12,7 @@ import torch
 
 from facescale.cli import main
 from facescale.report.device.results import load
-from facescale.timing.clock import Timed
+from facescale.timing.clock import Timed, time_calls
 from facescale.timing.device import PHASES, Phase, capped, runner, trace
 from facescale.timing.device.bench import Bench, Notes
 from facescale.timing.device.ceilings import run as run_ceilings
@@ -21,6 +21,7 @@ from facescale.timing.device.head_times import ways
 from facescale.timing.device.runner import run_phases
 from facescale.timing.device.sizes import SIZES
 from facescale.timing.device.step_times import FEW, OURS, PEER, Setting, settings
+from triton_process import interpreted, needs_triton
 
 CPU = torch.device("cpu")
 
@@ -235,3 +236,65 @@ def test_every_phase_runs_on_a_cpu(tmp_path: Path) -> None:
         assert list(results.rows(name)), name
     assert all(row["passed"] for row in results.rows("kernels"))
     assert {row.get("ranks", 1) for row in results.rows("ranks")} == {1, 8}
+
+
+class OnCard(Bench):
+    """Takes the branches of a card, on CPU tensors: where Triton interprets kernels."""
+
+    on_cuda = True
+
+
+def card_rows(folder: str) -> list[dict[str, Any]]:
+    """Rows of the checks and of the head's ways, as a card takes them."""
+    from facescale.timing.device import correctness
+
+    made = bench(Path(folder), seconds=300.0)
+    card = OnCard(made.device, made.sizes, made.notes)
+    correctness.IMAGES = {"float32": 1e-5}
+    correctness.SHAPES = (((2, 24, 5, 7), 24), ((3, 24, 3, 3), 1))
+    correctness.run(card)
+    run_head(card)
+    return card.notes.rows
+
+
+@needs_triton
+@pytest.mark.slow
+def test_the_checks_and_ways_of_a_card_run_in_the_interpreter(tmp_path: Path) -> None:
+    rows = interpreted(card_rows, str(tmp_path))
+    # CPU tensors: torch has no card to ask, and no memory to pin.
+    failed = {row["what"]: row["failure"] for row in rows if "failure" in row and "what" in row}
+    assert set(failed) <= {"no host read in a training step", "batches are pinned"}, failed
+    checks = [row for row in rows if row.get("what", "").startswith(("head", "norm"))]
+    assert len(checks) == 3 + 9 + 2
+    assert all(row["passed"] for row in checks), checks
+    ways_taken = {(row["walk"], row["rows"], row["products"]) for row in rows if "walk" in row}
+    assert ways_taken == {(way.walk, way.rows, way.products) for way in ways(on_cuda=True)}
+    assert not [row for row in rows if "walk" in row and "failure" in row]
+
+
+def test_a_card_is_timed_by_events_between_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class Event:
+        count = 0
+
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: object) -> None:
+            Event.count += 1
+            self.at = Event.count
+            log.append("event")
+
+        def elapsed_time(self, end: "Event") -> float:
+            return 2.0 * (end.at - self.at)  # ms
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("wait"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    timed = time_calls(
+        lambda: log.append("call"), torch.device("cuda"), warmup=1, seconds=0.0, least=5
+    )
+    assert timed.seconds == [0.002] * 5
+    first = ["call", "wait", "call", "wait", "wait"]  # warm-up, then one call to learn its length
+    assert log == [*first, "event", *["call", "event"] * 5, "wait"]

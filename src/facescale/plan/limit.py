@@ -9,6 +9,7 @@ OUT_OF_MEMORY = "out of memory"
 _SIGNS = (
     *("can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory"),
     "could not create a primitive",  # oneDNN's message if an allocation fails
+    *("status_alloc_failed", "cublas_status_not_initialized"),  # no room for a handle of CUDA's
 )
 
 

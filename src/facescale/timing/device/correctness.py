@@ -29,6 +29,8 @@ PRODUCTS = {"tf32x3": EXACT, "tf32": 0.02, "bf16": 0.2}
 """Largest relative error of a step by how its products are rounded."""
 STORED = {"float32": EXACT, "bfloat16": 2**-7, "int8": 2 / 127}
 """Of a row that has moved, by how it is stored; relative to its largest numbers."""
+SHAPES: tuple[tuple[tuple[int, ...], int], ...] = (((8, 64, 56, 56), 64), ((3, 24, 9, 9), 1))
+"""Images, and how many slopes their PReLU has."""
 IMAGES = {"float32": EXACT, "bfloat16": 2**-7, "float16": 2**-10}
 
 Errors = dict[str, float]
@@ -85,7 +87,7 @@ def _head_kernels(bench: Bench, products: str, stored: str) -> Iterator[Check]:
 
 def _norm_kernels(bench: Bench) -> Iterator[Check]:
     for dtype, limit in IMAGES.items():
-        for shape, slopes in (((8, 64, 56, 56), 64), ((3, 24, 9, 9), 1)):
+        for shape, slopes in SHAPES:
             check = partial(norm_errors, shape, dtype, slopes, True, device=bench.device)
             yield Check(f"norm kernels, {dtype}, {shape}", limit, check)
 

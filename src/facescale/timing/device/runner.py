@@ -17,6 +17,8 @@ from facescale.timing.device import PHASES, Phase
 FORMAT = "device 1"
 GRACE_S = 15.0
 """Seconds beyond its share after which a phase is ended; it has to start and may be in a step."""
+START_S = {"cpu": 3.0, "cuda": 0.0}
+"""Seconds that a process takes to start; on CUDA it starts while another phase measures."""
 LEAST_S = 1.0
 """A phase that would get less is not begun."""
 
@@ -71,7 +73,10 @@ def _take_turn(waiting: "Sequence[_Process]", left_s: float) -> dict[str, Any]:
     process, rest = waiting[0], sum(other.share for other in waiting)
     if not process.share:
         return _nothing("not run", process.phase.not_on_cpu)
-    seconds = left_s * process.share / rest
+    starts = START_S[process.device] * sum(other.share > 0 for other in waiting)
+    work_s = left_s - starts
+    seconds = (left_s if work_s < 0 else work_s) * process.share / rest
+    seconds += 0.0 if work_s < 0 else START_S[process.device]
     if seconds < LEAST_S:
         return _nothing("not run", "no time was left for it; pass a larger --budget")
     process.start()

@@ -55,12 +55,14 @@ def row_of(setting: Setting) -> Row:
 
 def settings(sizes: Sizes, on_cuda: bool) -> list[Setting]:
     """The most telling first, each once."""
-    listed = [*_targets(sizes, on_cuda), *_report(sizes), *_grid(sizes)]
-    return list(dict.fromkeys(listed))
+    light = list(_light(sizes)) if on_cuda else []
+    compiled = [setting for setting in light if "compile" in setting.way]  # takes a minute each
+    listed = [*_targets(sizes), *(s for s in light if s not in compiled), *_report(sizes)]
+    return list(dict.fromkeys([*listed, *compiled, *_grid(sizes)]))
 
 
-def _targets(sizes: Sizes, on_cuda: bool) -> Iterator[Setting]:
-    """What the targets ask for: throughput, the head's share, graphs."""
+def _targets(sizes: Sizes) -> Iterator[Setting]:
+    """What the targets ask of the first network: throughput, and the head's share."""
     (large, identities), network = next(iter(sizes.identities.items())), sizes.networks[0]
     for precision in sizes.precisions[:2]:
         ours = Setting(network, sizes.batches[0], precision, identities, large, 0.1)
@@ -68,9 +70,14 @@ def _targets(sizes: Sizes, on_cuda: bool) -> Iterator[Setting]:
         yield Setting(**(row_of(ours) | {"who": PEER}))
         if precision == sizes.precisions[0]:
             yield Setting(**(row_of(ours) | {"identities": FEW, "dataset": "", "rate": 1.0}))
-    for light in sizes.light if on_cuda else ():
-        for way in WAYS[: 4 if light == sizes.light[0] else 2]:
-            yield Setting(light, sizes.batches[0], "bf16", identities, large, 0.1, way=way)
+
+
+def _light(sizes: Sizes) -> Iterator[Setting]:
+    """Networks that may be bound by their host, eager and with CUDA graphs."""
+    dataset, identities = next(iter(sizes.identities.items()))
+    for network in sizes.light:
+        for way in WAYS[: 4 if network == sizes.light[0] else 2]:
+            yield Setting(network, sizes.batches[0], "bf16", identities, dataset, 0.1, way=way)
 
 
 def _report(sizes: Sizes) -> Iterator[Setting]:
