@@ -148,7 +148,7 @@ def _learn_(norm: nn.BatchNorm2d, statistics: Tensor) -> None:
 
 
 class _Chain(torch.autograd.Function):
-    """All links at once: between them are images before their norms, which autograd never sees."""
+    """All links as one function: autograd does not see the images between them."""
 
     @staticmethod
     def forward(

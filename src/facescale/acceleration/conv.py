@@ -15,8 +15,8 @@ WIDE = 128  # channels from which on Winograd saves more in products than its pa
 class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d`: the same values, weights and gradients but for rounding.
 
-    Native in training are 3x3 convolutions of padding 1 without bias: in groups of one or two
-    channels, and dense ones of stride 1 with many channels.
+    In training these 3x3 convolutions of padding 1 without bias are native: those in groups of one
+    or two channels, and dense ones of stride 1 with at least `WIDE` channels.
     """
 
     def forward(self, input: Tensor) -> Tensor:

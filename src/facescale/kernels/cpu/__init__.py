@@ -1,5 +1,5 @@
-"""Kernels in C++ for what torch's operations leave slow on a CPU.
+"""C++ kernels for operations that are slow on a CPU in torch.
 
-A kernel is one `.cpp` file here with C functions, built on first use. Whoever calls one has the
-same work in torch's operations too, for other devices and for machines without a compiler.
+A kernel is one `.cpp` file with C functions, built on first use. Every caller also has the same
+computation in torch's operations, for other devices and for machines without a compiler.
 """

@@ -1,10 +1,9 @@
-"""Operators of a convolution between two norms, whose passes it takes along.
+"""Operators of a convolution fused with the BatchNorm before it and the one behind it.
 
-Pointwise ones (1x1, stride 1, one group), and 3x3 ones of padding 1 in groups of one or two
-channels, at stride 1 or 2; without bias. Images are (b, c, h, w), weights (c', channels of a group,
-k, k), both float32 and channels last. How a norm is given is said in `norm.py`; an empty list is
-none: the image then is what the convolution sees. For groups of two torch has nothing but a loop
-over matrices of 2 x 2.
+Pointwise convolutions (1x1, stride 1, one group), and 3x3 convolutions of padding 1 in groups of
+one or two channels, stride 1 or 2; without bias. Images are (b, c, h, w), weights (c', channels of
+a group, k, k), both float32 and channels last. `norm.py` says how a norm is passed; an empty list
+means no norm. For groups of two channels torch only has a loop over 2 x 2 matrices.
 """
 
 import ctypes
@@ -82,7 +81,7 @@ conv_between = define_native(
     _allocate,
     _fill,
 )
-"""The convolution of what the norm before makes of `x`, and the statistics of the norm behind."""
+"""The convolution of `x` after the norm before it, and the statistics of the norm behind it."""
 
 
 def _allocate_backward(
@@ -120,9 +119,10 @@ conv_between_backward = define_native(
     _allocate_backward,
     _fill_backward,
 )
-"""The gradients of `x` as the convolution saw it and of the weights, and the totals of the norm
-before; from the totals of the norm behind and the gradient of what that has made. `shortcut` is
-added to the gradient of `x`.
+"""The gradients of the convolution's input and weights, and the totals of the norm before it.
+
+`gradient` is that of the output of the norm behind, `totals` are that norm's. `shortcut` is added
+to the gradient of `x`.
 """
 
 

@@ -1,8 +1,9 @@
-"""Compiles the kernels on first use, with the user's own C++ compiler, and keeps the libraries.
+"""Compiles the kernels on first use, with the user's own C++ compiler, and caches the libraries.
 
-Compiled where they run, they use all that the processor can do. A library is found again by its
-source, the flags, the compiler, its version, glibc's and the processor, so machines that share a
-home do not mix them up. Only libraries that nobody else can have written are loaded: see `keep`.
+They are compiled for the processor that runs them. The name of a cached library is a hash of its
+source, the flags, the compiler, its version, glibc's version and the processor's features, so
+machines that share a home directory do not mix them up. Only libraries that no other user can have
+written are loaded: see `keep`.
 """
 
 import ctypes
@@ -44,17 +45,17 @@ _log = logging.getLogger(__name__)
 
 
 class BuildError(Exception):
-    """Why there are no kernels, and what helps."""
+    """Why there are no kernels, with the remedy."""
 
 
 def library(name: str) -> ctypes.CDLL | None:
-    """The functions of `name`.cpp, or None where they cannot be had; `missing` then says why."""
+    """The functions of `name`.cpp; None if they cannot be built, and `missing` says why."""
     return None if missing() else _load(name)
 
 
 @functools.cache
 def missing() -> str | None:
-    """Why this process has no kernels, in a line with the remedy; None where it has them."""
+    """Why this process has no kernels, in one line with the remedy; None if it has them."""
     try:
         for source in sorted(SOURCES.glob("*.cpp")):
             _load(source.stem)
@@ -164,7 +165,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """The line that matters: the first error; where only the linker failed, what it missed."""
+    """The first error of the compiler, else the last line, which is the linker's."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith("collect2:")]
     errors = [line for line in told if "error:" in line]
@@ -185,7 +186,7 @@ def _compiler() -> str:
 
 
 def _processor() -> str:
-    """What tells processors apart that need builds of their own."""
+    """The features of the processor: a build for others might not run on it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""A folder of compiled libraries that nobody but this user can have written.
+"""A folder of compiled libraries that no other user can have written.
 
 Loading a library executes it, so folder and files must belong to this user and be writable by
 nobody else, and no link is followed. A checksum beside each library shows one that was cut or
@@ -21,7 +21,7 @@ _POLL_S = 0.05
 
 
 class UnsafeFolderError(Exception):
-    """Why a folder cannot be trusted, and what helps."""
+    """Why a folder cannot be trusted, with the remedy."""
 
 
 def private_folder(path: Path) -> Path:

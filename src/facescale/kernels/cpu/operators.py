@@ -1,8 +1,8 @@
-"""How a native kernel becomes an operator of torch, `torch.ops.facescale.NAME`.
+"""Registers native kernels as operators of torch, `torch.ops.facescale.NAME`.
 
-torch then knows what it makes of fake tensors and how it lies in a compiled graph. They are defined
-by `torch.library.Library` and not by `custom_op`, which costs 10 us a call instead of 4 and imports
-the compiler, a second and 100 MB, at the first one.
+They work on fake tensors and in compiled graphs. They are defined by `torch.library.Library`, not
+by `custom_op`, which takes 10 us a call instead of 4 and imports the compiler at the first
+definition (one second, 100 MB).
 """
 
 import ctypes
@@ -27,8 +27,8 @@ def define(
 ) -> Any:
     """Define an operator by its schema, such as `twice(Tensor x) -> Tensor`, and return it.
 
-    `kernel` computes on the devices `on`; `fake` only makes tensors like the outputs of it, which
-    is all that is done for fake tensors. Inputs are passed by position.
+    `kernel` computes on the devices `on`. `fake` returns empty tensors of the outputs' shapes and
+    types, for fake tensors. Inputs are passed by position.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
@@ -39,10 +39,10 @@ def define(
 
 
 def define_native(schema: str, allocate: Callable[..., Any], fill: Callable[..., None]) -> Any:
-    """`define` an operator whose outputs `allocate(*inputs)` makes and `fill` then computes.
+    """Define an operator from `allocate`, which makes its outputs, and `fill`, which computes them.
 
-    `fill` is called with the inputs and then the outputs. Without outputs the operator changes
-    those inputs that the schema marks so.
+    `allocate` is called with the inputs, `fill` with the inputs and the outputs. Without outputs
+    the operator changes inputs that the schema marks as mutated.
     """
 
     def kernel(*inputs: Any) -> Any:
@@ -66,7 +66,7 @@ def define_gradient(
 
 
 def native(name: str) -> Any:
-    """The functions of `name`.cpp. Raises RuntimeError where they cannot be had."""
+    """The functions of `name`.cpp. Raises RuntimeError if they cannot be built."""
     functions = library(name)
     if functions is None:
         raise RuntimeError(f"the operator needs compiled kernels: {missing()}")
@@ -88,7 +88,7 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where a tensor lies, for a native function; null for None."""
+    """A tensor's address for a native function; null for None."""
     if tensor is None:
         return ctypes.c_void_p(None)
     assert _is_dense(tensor)

@@ -10,7 +10,7 @@ from facescale.kernels.cpu.operators import address, define_native, native, take
 
 
 def serves(images: Tensor) -> bool:
-    """Whether the operators here take `images` and can be had."""
+    """Whether the operators exist and take `images`."""
     return takes(images, dtype=torch.uint8) and missing() is None
 
 

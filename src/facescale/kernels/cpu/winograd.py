@@ -1,4 +1,4 @@
-"""3x3 convolutions by Winograd's F(2x2, 3x3): 16 products for what plainly are 36, on CPUs.
+"""3x3 convolutions by Winograd's F(2x2, 3x3) on CPUs: 16 multiplications in place of 36.
 
 Images are (b, c, h, w), weights (c', c, 3, 3), both float32 and channels last. Native transforms
 take them to 16 matrices each and back; between them are torch's matrix products. The matrices are
@@ -23,7 +23,7 @@ PORTION = 32 << 20  # bytes of transformed images at once: more would leave the 
 class Winograd(torch.autograd.Function):
     """A convolution of stride 1 and padding 1: images and weights to (b, c', h, w).
 
-    The sums are those of other terms than in a plain convolution; what rounding costs is as much.
+    The rounding error is as large as that of a direct convolution.
     """
 
     @staticmethod
