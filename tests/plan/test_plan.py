@@ -170,7 +170,7 @@ PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 def one_of_a_kind() -> list[str]:
     """The presets that differ in more than numbers of the head, one of each kind."""
-    kinds = {}
+    kinds: dict[tuple[Any, ...], str] = {}
     for name in PRESET_NAMES:
         values = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
         backbone, train = (values.get(section, {}) for section in ("backbone", "train"))

@@ -122,7 +122,8 @@ class StartConfig(Section, prefix="start."):
     """What a new run takes from the checkpoint of another one, with the same people or others."""
 
     checkpoint: str | None = None
-    """Start with the backbone, optimizer and centres of this checkpoint, or of this run's last."""
+    """Start with backbone, optimizer and centres of this checkpoint, or of this run's last; or
+    continue arcface_torch's checkpoint_gpu_*.pt in this folder."""
     classes: str | None = None
     """File with a line for each class of the data: the label it had there, or `new`."""
     names: list[str] = field(default_factory=list)
@@ -148,5 +149,7 @@ class CheckpointConfig(Section, prefix="checkpoint."):
     """Steps between checkpoints."""
     keep: Count = 3
     """Checkpoints that are kept, the last ones."""
+    model_pt: bool = False
+    """At the end, write a model.pt for arcface_torch's tools beside model.safetensors."""
     best: str | None = None
     """Keep the checkpoint of the highest accuracy on this one of evaluation.sets too."""

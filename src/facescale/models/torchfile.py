@@ -3,6 +3,7 @@
 The file is a pickle, of which only tensors and plain containers are read; nothing in it is run.
 """
 
+import io
 import re
 import warnings
 import zipfile
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from facescale.files import write_whole
 
 WRAPPERS = ("state_dict_backbone", "state_dict", "model_state_dict", "model", "backbone", "net")
 """Where a training script keeps the network's state dict inside a larger checkpoint."""
@@ -28,7 +31,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         OSError: It cannot be opened.
         ValueError: It is damaged, holds other things than tensors, or would run code.
     """
-    found: Any = _load(path)
+    found: Any = read_plain(path)
     for _ in range(_MAX_DEPTH):
         inner = [found.get(name) for name in WRAPPERS] if isinstance(found, Mapping) else []
         found = next((value for value in inner if isinstance(value, Mapping)), found)
@@ -42,7 +45,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return dict(found)
 
 
-def _load(path: Path) -> Any:
+def read_plain(path: Path) -> Any:
+    """The tensors and plain containers of a file of torch.save; OSError, ValueError as above."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -57,6 +61,14 @@ def _load(path: Path) -> Any:
         raise
     except Exception as error:  # torch has many types for a damaged file
         raise ValueError(f"{path} cannot be read as weights: {_reason(str(error))}") from error
+
+
+def save_state_dict(path: Path, module: nn.Module) -> None:
+    """Write the weights as `torch.save` does, on the CPU; `torch.load` needs no class of ours."""
+    content = io.BytesIO()
+    weights = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
+    torch.save(weights, content)
+    write_whole(path, [content.getvalue()])
 
 
 def _reason(message: str) -> str:

@@ -18,6 +18,7 @@ from facescale.evaluation.plots import plot_roc, plot_training
 from facescale.evaluation.verification import Verification
 from facescale.files import write_whole
 from facescale.kernels.cpu.build import missing
+from facescale.models.torchfile import save_state_dict
 from facescale.models.weights import save_backbone
 from facescale.training.agreement import check_same, of_run
 from facescale.training.batches import UNREADABLE, Batches
@@ -179,6 +180,8 @@ def report(
 def leave_results(state: TrainState, output: Path, summary: Summary, trackers: Trackers) -> None:
     """The trained backbone and the pictures of the run."""
     save_backbone(output / "model.safetensors", state.backbone)
+    if state.config.checkpoint.model_pt:
+        save_state_dict(output / "model.pt", state.backbone)
     try:
         rows = read_metrics(output / "metrics.jsonl")
     except ValueError as error:  # changed by hand: the work is done all the same

@@ -11,6 +11,7 @@ from facescale.checkpoint import record, tensors
 from facescale.config import StartConfig
 from facescale.data.found import digest
 from facescale.head.centres import ClassCentres
+from facescale.training import arcface_torch
 from facescale.training.agreement import check_same
 from facescale.training.state import TrainState
 
@@ -28,6 +29,12 @@ def begin_from_(state: TrainState, start: StartConfig) -> None:
         FileNotFoundError, ValueError: A file is missing, damaged, or does not fit.
     """
     assert start.checkpoint is not None
+    if arcface_torch.is_theirs(Path(start.checkpoint)):
+        if start.classes or start.names:
+            raise ValueError("start.classes and start.names need a checkpoint of facescale")
+        with state.world.all_or_none():
+            arcface_torch.begin_from_(state, Path(start.checkpoint))
+        return
     path = checkpoint.find(Path(start.checkpoint), state.world)
     saved = record.read(path)
     if saved.run.backbone != state.backbone.spec:
