@@ -101,29 +101,30 @@ def test_what_the_kernels_do_not_know_is_left_to_torch() -> None:
 
 
 def whole_network(name: str) -> None:
-    """A step of stem, trunk and neck is torch's, and no BatchNorm of torch's is used."""
+    """A step of stem, trunk and neck is as near to float64 as torch's, without its BatchNorm."""
     torch.manual_seed(0)
     plain = backbones.build(name, image_size=28, dropout=0.0 if name != "y1" else None)
-    plain = plain.to(memory_format=torch.channels_last).double().float()  # type: ignore[call-overload]
-    fast = deepcopy(plain)
+    plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fast, truth = deepcopy(plain), deepcopy(plain).double()
     accelerate_(fast, torch.device("cuda"), torch.float32)
     pixels = torch.randint(256, (4, 3, 112, 112), dtype=torch.uint8)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
-    answers = []
-    for network in (plain, fast):
+    calls = []
+    for network in (truth, plain, fast):
         with mock.patch.object(torch, "batch_norm", wraps=torch.batch_norm) as norms:
             embeddings = network(pixels)
             weights = torch.linspace(-1, 1, embeddings.numel()).view_as(embeddings)
             (embeddings * weights).sum().backward()
-        answers.append((embeddings.detach(), norms.call_count, network))
-    (truth, calls, _), (found, none, _) = answers
-    assert calls > 5
-    assert none == 0
-    assert (found - truth).norm() / truth.norm() < 1e-4
-    for (key, one), other in zip(fast.named_parameters(), plain.parameters(), strict=True):
-        if other.grad is not None:
-            error = (one.grad - other.grad).norm() / other.grad.norm().clamp_min(1e-2)
-            assert error < 2e-3, (key, float(error))
+        calls.append(norms.call_count)
+    assert calls[0] == calls[1] > 5
+    assert calls[2] == 0
+    parameters = (network.named_parameters() for network in (truth, plain, fast))
+    for (key, exact), (_, torchs), (_, ours) in zip(*parameters, strict=True):
+        if exact.grad is None:
+            continue
+        size = exact.grad.norm().clamp_min(1e-2)
+        mine, theirs = ((p.grad - exact.grad).norm() / size for p in (ours, torchs))
+        assert mine < max(1e-4, 4 * theirs), (key, float(mine), float(theirs))
 
 
 @pytest.mark.parametrize("name", ["r18_half", pytest.param("y1", marks=pytest.mark.slow)])
