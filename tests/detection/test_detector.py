@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from facescale.data.images import decode_whole
 from facescale.detection.detector import choose_face, find_faces, open_detector
+from facescale.models.yunet import to_scrfd
 from painted_faces import Squares, painted
+from shared_data import shared_data
 
 
 def test_the_largest_the_most_central_or_the_only_face_is_chosen() -> None:
@@ -124,3 +127,25 @@ def test_a_file_that_is_no_detector_is_one_clear_error(
     monkeypatch.setenv("FACESCALE_DETECTOR", str(tmp_path / "yunet.onnx"))
     with pytest.raises(ValueError, match=r"yunet\.onnx is not a model that OpenCV reads"):
         open_detector()
+
+
+def test_scrfds_outputs_of_yunet_are_yunets_faces(tmp_path: Path) -> None:
+    pytest.importorskip("cv2", reason="YuNet needs the extra 'photos'")
+    onnx = pytest.importorskip("onnx", reason="SCRFD needs the extra 'export'")
+    pytest.importorskip("onnxruntime", reason="SCRFD needs the extra 'export'")
+    file = shared_data("models/face_detection_yunet_2026may.onnx")
+    onnx.save(to_scrfd(onnx.load(file)), tmp_path / "scrfd.onnx")
+    yunet, scrfd = open_detector(file, 0.6), open_detector(tmp_path / "scrfd.onnx", 0.6)
+    assert type(scrfd).__name__ == "Scrfd"
+    found = 0
+    for path in sorted(shared_data("photos").rglob("*_0001.jpg"))[:12]:
+        image = np.zeros((640, 640, 3), np.uint8)  # both see it in its own pixels
+        photo = decode_whole(path.read_bytes())
+        image[: photo.shape[0], : photo.shape[1]] = photo
+        both = [sorted(d.detect(image), key=lambda face: -face.score) for d in (scrfd, yunet)]
+        for mine, theirs in zip(*both, strict=True):
+            assert mine.score == pytest.approx(theirs.score, abs=1e-4)
+            np.testing.assert_allclose(mine.points, theirs.points, atol=1e-2)
+            np.testing.assert_allclose(mine.box, theirs.box, atol=1e-2)
+            found += 1
+    assert found >= 12

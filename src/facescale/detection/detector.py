@@ -65,7 +65,9 @@ def open_detector(path: str | Path | None = None, min_score: float | None = None
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give the file of a face detector")
-    if b"obj_8" in path.read_bytes():  # the name of an output; SCRFD has no such one
+    content = path.read_bytes()
+    # Of outputs, and of the input of a YuNet that `models.yunet` has rewritten as SCRFD.
+    if b"obj_8" in content and b"scrfd_input" not in content:
         from facescale.detection.yunet import YuNet
 
         return YuNet(path, 0.6 if min_score is None else min_score)
