@@ -49,8 +49,16 @@ def test_adafaces_weights_give_adafaces_embeddings(tmp_path: Path, name: str, ou
     assert error(backbone, answers) < TOLERANCE
 
 
-def ir_18(evolve: bool) -> dict[str, Tensor]:
-    """The shapes of IR-18: AdaFace's, or with face.evoLVe's blocks."""
+IR_50 = (64, *(64,) * 3, *(128,) * 4, *(256,) * 14, *(512,) * 3)
+
+
+def ir_18(
+    evolve: bool, stages: tuple[int, ...] = STAGES, squeeze: str | None = None
+) -> dict[str, Tensor]:
+    """The shapes of IR-18: AdaFace's, or with face.evoLVe's blocks; or those of other `stages`.
+
+    `squeeze` is what a squeeze-and-excitation block is called.
+    """
     shapes: dict[str, Shape] = {"input_layer.0.weight": (64, 3, 3, 3)}
 
     def norm(name: str, channels: int, affine: bool = True) -> None:
@@ -60,7 +68,7 @@ def ir_18(evolve: bool) -> dict[str, Tensor]:
 
     norm("input_layer.1", 64)
     shapes["input_layer.2.weight"] = (64,)
-    for index, (inner, outer) in enumerate(pairwise(STAGES)):
+    for index, (inner, outer) in enumerate(pairwise(stages)):
         name = f"body.{index}.res_layer"
         norm(f"{name}.0", inner)
         shapes[f"{name}.1.weight"] = (outer, inner, 3, 3)
@@ -70,6 +78,9 @@ def ir_18(evolve: bool) -> dict[str, Tensor]:
         shapes[f"{name}.{last}.weight"] = (outer,)
         shapes[f"{name}.{last + 1}.weight"] = (outer, outer, 3, 3)
         norm(f"{name}.{last + 2}", outer)
+        if squeeze:
+            shapes[f"{name}.{squeeze}.fc1.weight"] = (outer // 16, outer, 1, 1)
+            shapes[f"{name}.{squeeze}.fc2.weight"] = (outer, outer // 16, 1, 1)
         if inner != outer:
             shapes[f"body.{index}.shortcut_layer.0.weight"] = (outer, inner, 1, 1)
             norm(f"body.{index}.shortcut_layer.1", outer)
@@ -80,7 +91,9 @@ def ir_18(evolve: bool) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in weights(layout, 3, adaface_value)}
 
 
-def their_forward(state: dict[str, Tensor], x: Tensor) -> Tensor:
+def their_forward(
+    state: dict[str, Tensor], x: Tensor, stages: tuple[int, ...] = STAGES, squeeze: str = ""
+) -> Tensor:
     """Their network in eval mode, layer by layer, on normalised images in their order."""
 
     def norm(name: str, x: Tensor) -> Tensor:
@@ -91,8 +104,8 @@ def their_forward(state: dict[str, Tensor], x: Tensor) -> Tensor:
 
     x = functional.conv2d(x, state["input_layer.0.weight"], padding=1)
     x = functional.prelu(norm("input_layer.1", x), state["input_layer.2.weight"])
-    for index in range(8):
-        name, stride = f"body.{index}", 2 - index % 2
+    for index, (inner, outer) in enumerate(pairwise(stages)):
+        name, stride = f"body.{index}", 2 if inner != outer or not index else 1
         shortcut = functional.max_pool2d(x, 1, stride)
         if f"{name}.shortcut_layer.0.weight" in state:
             conv = state[f"{name}.shortcut_layer.0.weight"]
@@ -104,7 +117,12 @@ def their_forward(state: dict[str, Tensor], x: Tensor) -> Tensor:
             y, last = norm(f"{name}.2", y), 3
         y = functional.prelu(y, state[f"{name}.{last}.weight"])
         y = functional.conv2d(y, state[f"{name}.{last + 1}.weight"], stride=stride, padding=1)
-        x = norm(f"{name}.{last + 2}", y) + shortcut
+        y = norm(f"{name}.{last + 2}", y)
+        if squeeze:
+            scale = functional.conv2d(y.mean((2, 3), True), state[f"{name}.{squeeze}.fc1.weight"])
+            scale = functional.conv2d(scale.relu(), state[f"{name}.{squeeze}.fc2.weight"])
+            y = y * scale.sigmoid()
+        x = y + shortcut
     x = norm("output_layer.0", x).flatten(1)
     x = functional.linear(x, state["output_layer.3.weight"], state["output_layer.3.bias"])
     return norm("output_layer.4", x)
@@ -130,6 +148,20 @@ def test_blocks_and_channels_are_those_of_the_project(
     expected = their_forward(exact, image if rgb else image.flip(1))
     backbone = load_backbone(tmp_path / file).double()
     assert backbone.name == "r18"
+    assert (backbone(pixels) - expected).abs().max() < 1e-6 * expected.abs().max()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("evolve", "squeeze"), [(True, "5"), (False, "se_block")])
+def test_squeezed_blocks_become_ir_se_50(tmp_path: Path, evolve: bool, squeeze: str) -> None:
+    state = ir_18(evolve, IR_50, squeeze)
+    torch.save(state, tmp_path / "ir_se_50.pth")
+    pixels = torch.randint(256, (1, 3, 112, 112), generator=torch.Generator().manual_seed(1))
+    image = (pixels.double() - 127.5) / 127.5
+    exact = {name: value.double() for name, value in state.items()}
+    expected = their_forward(exact, image if evolve else image.flip(1), IR_50, squeeze)
+    backbone = load_backbone(tmp_path / "ir_se_50.pth").double()
+    assert backbone.name == "ir_se_50"
     assert (backbone(pixels) - expected).abs().max() < 1e-6 * expected.abs().max()
 
 

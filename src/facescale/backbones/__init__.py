@@ -3,6 +3,7 @@
 | name | network | embedding | neck | family |
 |---|---|---|---|---|
 | r18 r34 r50 r100 r152 r200 | IResNet | 512 | E | mxnet |
+| ir_se_50 | IResNet-50 with squeeze-and-excitation | 512 | E | mxnet |
 | r18_half | IResNet-18 with half the channels, for laptops | 256 | E | mxnet |
 | y1 y2 | MobileFaceNet of InsightFace | 128, 256 | GDC | mxnet |
 | vit_t vit_s vit_b vit_h and variants | ViT of arcface_torch | 512 | | arcface_torch |

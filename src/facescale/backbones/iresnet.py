@@ -13,6 +13,7 @@ from facescale.backbones.convolutional import ConvolutionalBackbone, assemble
 from facescale.backbones.registry import register
 
 
+@register("ir_se_50", units=(3, 4, 14, 3), squeeze=True)
 @register("r200", units=(6, 26, 60, 6))
 @register("r152", units=(3, 8, 36, 3))
 @register("r100", units=(3, 13, 30, 3))
@@ -23,6 +24,7 @@ from facescale.backbones.registry import register
 def iresnet(
     units: Sequence[int],
     width: int = 64,
+    squeeze: bool = False,
     embedding_dim: int | None = None,
     neck: str = "E",
     family: str = "mxnet",
@@ -31,10 +33,13 @@ def iresnet(
     *,
     generator: torch.Generator | None = None,
 ) -> ConvolutionalBackbone:
-    """An IResNet of `units` (see `trunk`); `embedding_dim` None is the trunk's channels."""
+    """An IResNet of `units` (see `trunk`); `embedding_dim` None is the trunk's channels.
+
+    With `squeeze` every unit has a squeeze-and-excitation block: IR-SE.
+    """
     return assemble(
         "iresnet",
-        partial(trunk, units, width),
+        partial(trunk, units, width, squeeze=squeeze),
         channels=8 * width,
         embedding_dim=8 * width if embedding_dim is None else embedding_dim,
         neck=neck,
@@ -45,38 +50,39 @@ def iresnet(
     )
 
 
-def trunk(units: Sequence[int], width: int, eps: float) -> dict[str, nn.Module]:
+def trunk(
+    units: Sequence[int], width: int, eps: float, *, squeeze: bool = False
+) -> dict[str, nn.Module]:
     """Layers from a normalised image (b, 3, 112, 112) to features (b, 8 * width, 7, 7).
 
     `units` are the residual units of the four stages, `width` the channels of the first (64 in
     all published ones), `eps` is that of every BatchNorm. There is no max-pooling: faces of 112
     pixels keep their full size in the stem.
     """
+    unit = SqueezedUnit if squeeze else Unit
     return {
         "conv1": _conv3x3(3, width),
         "bn1": nn.BatchNorm2d(width, eps=eps),
         "prelu": nn.PReLU(width),
-        "layer1": _stage(width, width, units[0], eps),  # 112 -> 56
-        "layer2": _stage(width, 2 * width, units[1], eps),  # 56 -> 28
-        "layer3": _stage(2 * width, 4 * width, units[2], eps),  # 28 -> 14
-        "layer4": _stage(4 * width, 8 * width, units[3], eps),  # 14 -> 7
+        "layer1": _stage(width, width, units[0], eps, unit),  # 112 -> 56
+        "layer2": _stage(width, 2 * width, units[1], eps, unit),  # 56 -> 28
+        "layer3": _stage(2 * width, 4 * width, units[2], eps, unit),  # 28 -> 14
+        "layer4": _stage(4 * width, 8 * width, units[3], eps, unit),  # 14 -> 7
     }
 
 
-def _stage(in_channels: int, channels: int, num_units: int, eps: float) -> nn.Sequential:
+def _stage(
+    in_channels: int, channels: int, num_units: int, eps: float, unit: type["Residual"]
+) -> nn.Sequential:
     """Units at one resolution; the first of them halves it."""
     return nn.Sequential(
-        Unit(in_channels, channels, 2, eps),
-        *(Unit(channels, channels, 1, eps) for _ in range(num_units - 1)),
+        unit(in_channels, channels, 2, eps),
+        *(unit(channels, channels, 1, eps) for _ in range(num_units - 1)),
     )
 
 
-class Unit(nn.Module):
-    """Improved residual unit: BN, conv, BN, PReLU, conv, BN, and nothing after the sum.
-
-    The second convolution carries the stride. The shortcut is the identity at stride 1, else a 1x1
-    convolution and BN, also where the number of channels stays.
-    """
+class Residual(nn.Module):
+    """The layers of a unit, and its residual branch."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, eps: float) -> None:
         super().__init__()
@@ -93,13 +99,58 @@ class Unit(nn.Module):
                 nn.BatchNorm2d(channels, eps=eps),
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
+    def residual(self, x: Tensor) -> Tensor:
+        """(b, in_channels, h, w) to (b, channels, h / stride, w / stride), without the shortcut."""
         y: Tensor = self.conv1(self.bn1(x))
         y = self.prelu(self.bn2(y))
-        y = self.bn3(self.conv2(y))
+        branch: Tensor = self.bn3(self.conv2(y))
+        return branch
+
+
+class Unit(Residual):
+    """Improved residual unit: BN, conv, BN, PReLU, conv, BN, and nothing after the sum.
+
+    The second convolution carries the stride. The shortcut is the identity at stride 1, else a 1x1
+    convolution and BN, also where the number of channels stays.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
+        y = self.residual(x)
         shortcut: Tensor = self.downsample(x)
         return y + shortcut
+
+
+class SqueezedUnit(Residual):
+    """A unit whose residual branch is scaled by a squeeze-and-excitation block."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, eps: float) -> None:
+        super().__init__(in_channels, channels, stride, eps)
+        self.se = SqueezeExcitation(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, in_channels, h, w) to (b, channels, h / stride, w / stride)."""
+        y: Tensor = self.se(self.residual(x))
+        shortcut: Tensor = self.downsample(x)
+        return y + shortcut
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a number in (0, 1), a function of the means of all channels.
+
+    Source: Hu et al., Squeeze-and-excitation networks, CVPR 2018, equations 2 and 3.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, channels // reduction, 1, bias=False)
+        self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, channels, h, w) to the same shape."""
+        means = x.mean(dim=(2, 3), keepdim=True)
+        scale: Tensor = self.fc2(self.fc1(means).relu()).sigmoid()
+        return x * scale
 
 
 def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:

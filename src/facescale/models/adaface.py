@@ -10,7 +10,8 @@
 The order of the channels is not written in a file. Names below `net.` are CVLface's and a last
 BatchNorm with weights is face.evoLVe's, which both take RGB; all others are AdaFace's.
 
-The basic block alone is converted: not IR-SE, and not the bottlenecks of AdaFace's IR-152 and 200.
+The basic block is converted, with squeeze-and-excitation or without; not the bottlenecks of
+AdaFace's IR-152 and 200.
 """
 
 import re
@@ -33,6 +34,8 @@ _ENDS = {
     "output_layer.4": "features",
 }
 _SHORTCUT = {"shortcut_layer.0": "downsample.0", "shortcut_layer.1": "downsample.1"}
+_SQUEEZES = ("res_layer.5", "res_layer.se_block")
+"""Where face.evoLVe and AdaFace have it."""
 _UNIT = ("bn1", "conv1", "bn2", "prelu", "conv2", "bn3")
 _UNIT_OF_EVOLVE = ("bn1", "conv1", "prelu", "conv2", "bn3")
 
@@ -82,6 +85,9 @@ def _unit_layers(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         plain = f"{theirs}.res_layer.5.weight" in tensors
         for index, layer in enumerate(_UNIT if plain else _UNIT_OF_EVOLVE):
             layers[f"{theirs}.res_layer.{index}"] = f"{ours}.{layer}"
+        for squeeze in _SQUEEZES:
+            for layer in ("fc1", "fc2"):
+                layers[f"{theirs}.{squeeze}.{layer}"] = f"{ours}.se.{layer}"
         for layer, name in _SHORTCUT.items():
             layers[f"{theirs}.{layer}"] = f"{ours}.{name}"
     return layers
