@@ -21,7 +21,7 @@ class BackboneConfig(Section, prefix="backbone."):
     """The network from pixels to embeddings."""
 
     name: str = "r50"
-    """r18, r34, r50, r100, r152, r200, ir_se_50, y1, y2, mbf, mbf_large, vit_t, ..., or r18_half (small)."""
+    """r18, r34, r50, r100, r152, r200, ir_se_50, y1, y2, mbf, mbf_large, vit_t, ..., r18_half."""
     embedding_dim: Count | None = None
     """Size of the embedding; the network's own (512, y1 128, y2 256) when not given."""
     neck: Literal["E", "FC", "GDC"] | None = None
