@@ -78,6 +78,7 @@ RULES = [
     Rule("facescale unpack RUN --old", not_run="for checkpoints of old versions; see test_old.py"),
     Rule("facescale import config"),
     Rule("facescale plan", ()),
+    Rule("facescale data inspect /data/faces_emore"),
     Rule("facescale data check /data/faces_emore"),
     Rule("facescale data pairs"),
     Rule("facescale data pairs lfw/pairs.csv", not_run="on files of the command before it"),

@@ -31,6 +31,7 @@ COMMANDS = {
     "plan": "predict the memory of a run, the largest batch and the most identities",
     "presets": "list the presets",
     "keys": "list the keys of a config, or those about a word",
+    "data inspect": "say what a data set has, and draw some of its faces",
     "data check": "decode every record of a data set, and say what is wrong",
     "data pack": "write images of people as a training set in RecordIO",
     "data pairs": "make a verification set, or take one apart",

@@ -23,7 +23,6 @@ MAX_RANGES = 1000
 
 _BLOCK = 2**24
 _HEAD = 4096  # bytes that show whether a record has an image
-_MAX_SPARSE = 1000  # classes for each record, where a damaged label may be any number
 
 
 class Lost(NamedTuple):
@@ -187,5 +186,4 @@ class Salvaged:
 
 def _count(labels: NDArray[np.float64]) -> int:
     whole = labels[(labels >= 0) & (labels < MAX_CLASSES) & (labels == np.floor(labels))]
-    few = whole[whole < _MAX_SPARSE * len(labels)]
-    return 1 + int(few.max()) if len(few) else 1
+    return 1 + int(whole.max(initial=0))
