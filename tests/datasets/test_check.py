@@ -24,9 +24,10 @@ from facescale.cli import main
 from facescale.data.dataset import open_dataset
 from facescale.data.recordio import RecordIO
 from facescale.data.skip import leave_out
-from facescale.datasets.check import check, repair
+from facescale.datasets.check import Report, check, good_records
 from facescale.datasets.examine import Flaw
 from facescale.datasets.frames import Salvaged
+from facescale.datasets.subset import Subset, write_subset
 from shared_data import shared_data
 
 
@@ -128,7 +129,7 @@ def test_a_damaged_header_costs_its_record_alone(ten: Path, tmp_path: Path) -> N
     assert len(report.dataset) == 7
     assert report.files[0].startswith("cannot be opened for training: ")
     made = repair(report, tmp_path / "clean")
-    assert (made["images"], made["classes"], made["renumbered"]) == (7, 5, False)
+    assert (len(made), made.num_classes, made.old_labels) == (7, 5, None)
     clean, whole = open_dataset(tmp_path / "clean"), [i for i in range(10) if i not in (2, 4, 7)]
     assert [clean.read(i) for i in range(7)] == [(face(i), i // 2) for i in whole]
 
@@ -168,6 +169,12 @@ def test_records_that_the_index_lacks_are_counted(ten: Path) -> None:
     assert report.files[0].startswith("train.idx lacks 2 records of train.rec, the first one at ")
 
 
+def repair(report: Report, folder: Path, renumber: bool = False) -> Subset:
+    subset = good_records(report, renumber)
+    write_subset(subset, folder, num_threads=1)
+    return subset
+
+
 def run(*words: str) -> int:
     with pytest.raises(SystemExit) as ending:
         main(["data", "check", *words])
@@ -198,7 +205,7 @@ def test_the_command_says_it_all(
     assert run(str(ten), "--allow", "nonsense") == 2
     assert "unknown kind of flaw 'nonsense'" in capsys.readouterr().err
     assert run(str(ten), "--repair", str(tmp_path / "clean")) == 2
-    assert "holds a data set already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_a_folder_and_foreign_sets_are_checked(tmp_path: Path) -> None:

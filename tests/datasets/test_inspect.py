@@ -36,10 +36,10 @@ def test_images_of_each_identity_are_counted(uneven: Path) -> None:
 def test_wide_counts_come_in_doubling_bins(uneven: Path) -> None:
     found = inspect(uneven)
     found.counts = np.array([0, 3, 4, 7, 8, 100])
-    assert found.bins() == [(0, 0, 1), (3, 3, 1), (4, 7, 2), (8, 15, 1), (16, 31, 0)] + [
-        (32, 63, 0),
-        (64, 100, 1),
-    ]
+    powers = [(8, 15, 1), (16, 31, 0), (32, 63, 0), (64, 100, 1)]
+    assert found.bins() == [(0, 0, 1), (3, 3, 1), (4, 7, 2), *powers]
+    found.counts[:] = 0
+    assert found.bins() == [(0, 0, 6), (1, 1, 0)]
 
 
 def test_damaged_records_and_wrong_labels_are_counted(uneven: Path) -> None:

@@ -50,23 +50,33 @@ def run(chosen: argparse.Namespace) -> None:
     skip_list, saved = (
         None if name is None else file_to_write(name) for name in (chosen.skip_list, chosen.report)
     )
-    from facescale.datasets.check import check, repair
-    from facescale.datasets.subset import check_is_free
+    from facescale.datasets.check import check, good_records
+    from facescale.datasets.subset import check_is_free, write_subset
+    from facescale.datasets.walk import default_threads
 
     if chosen.repair is not None:
         check_is_free(Path(chosen.repair))
+    threads = chosen.threads or default_threads()
     report = check(
         chosen.source,
         size=(chosen.size, chosen.size),
         allowed=_flaws(chosen.allow),
-        num_threads=chosen.threads,
+        num_threads=threads,
         watch=show_progress,
     )
     told = {"source": chosen.source, **report.as_values(shown=1000)}
     if skip_list is not None:
         told["skip_list"] = _write_skip_list(report, skip_list)
     if chosen.repair is not None:
-        told["repaired"] = repair(report, Path(chosen.repair), chosen.renumber, show_progress)
+        subset = good_records(report, chosen.renumber)
+        write_subset(subset, Path(chosen.repair), threads, show_progress)
+        told["repaired"] = {
+            "folder": chosen.repair,
+            "images": len(subset),
+            "classes": subset.num_classes,
+            "classes_without_images": subset.found().num_empty,
+            "renumbered": chosen.renumber,
+        }
     if saved is not None:
         _save(saved, told)
     if chosen.json:
@@ -137,7 +147,8 @@ def _show(told: dict[str, Any]) -> None:
         say(f"{escape(listed['file'])}: {listed['records']:,} records to leave out, for data.skip")
     if made := told.get("repaired"):
         labels = "renumbered without gaps" if made["renumbered"] else "labels as before"
-        empty = f", {made['without_images']:,} without images" if made["without_images"] else ""
+        count = made["classes_without_images"]
+        empty = f", {count:,} without images" if count else ""
         say(
             f"{escape(made['folder'])}: {made['images']:,} images of {made['classes']:,} "
             f"classes{empty}; {labels}"

@@ -5,7 +5,7 @@ checksum finds that.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,8 @@ from facescale.data.recordio import RecordIO
 from facescale.datasets.examine import MEANINGS, NO_FLAW, NO_IMAGE, Flaw
 from facescale.datasets.frames import Frames, Salvaged, find_frames
 from facescale.datasets.names import names_of
-from facescale.datasets.subset import Part, Watch, numbered_anew, write_set
+from facescale.datasets.subset import Subset, Watch, kept, unwatched
 from facescale.datasets.walk import MAX_REASONS, Walked, default_threads, walk_
-
-Ranges = Iterator[range]
 
 
 @dataclass
@@ -108,7 +106,7 @@ def check(
     size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE),
     allowed: Flaw = NO_FLAW,
     num_threads: int | None = None,
-    watch: Callable[[Ranges, int], Ranges] = lambda ranges, total: ranges,
+    watch: Watch = unwatched,
 ) -> Report:
     """Decode every record of a data set; a `.rec` that cannot be opened is searched for records.
 
@@ -238,40 +236,14 @@ def found_by(report: Report) -> Found:
     return found_in(report.dataset)
 
 
-def repair(
-    report: Report,
-    folder: Path,
-    renumber: bool = False,
-    watch: Watch = lambda chunks, total: chunks,
-) -> dict[str, Any]:
-    """Write the records that are not bad as a new set; returns what it is, for reports.
+def good_records(report: Report, renumber: bool = False) -> Subset:
+    """The records that are not bad, for a clean copy.
 
     Args:
         report: Of a check.
-        folder: Where; it may not hold a set.
         renumber: Close the gaps of people without images. Otherwise every label stays.
-        watch: Passes on chunks of the images, to show how far it is.
-
-    Raises:
-        FileExistsError: There is a set already.
-        ValueError: Nothing is left, or an image can no longer be read.
     """
-    dataset = report.dataset
     is_good = report.walked.labels >= 0
     is_good[report.bad] = False
-    indices = np.flatnonzero(is_good)
-    labels, old = report.walked.labels[indices], None
-    num_classes, names = dataset.num_classes, names_of(dataset)
-    if renumber:
-        labels, old = numbered_anew(labels)
-        num_classes = len(old)
-        names = None if names is None else [names[label] for label in old.tolist()]
-    part = Part(dataset, indices, labels)
-    write_set(folder, [part], num_classes, names, old, watch)
-    return {
-        "folder": str(folder),
-        "images": len(indices),
-        "classes": num_classes,
-        "renumbered": renumber,
-        "without_images": num_classes - len(np.unique(labels)),
-    }
+    names = names_of(report.dataset)
+    return kept(report.dataset, is_good, report.walked.labels, names, renumber)

@@ -1,7 +1,6 @@
 """Says what a data set has: identities, images of each, sizes, and what its headers state."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from facescale.data.recordfile import RecordFile
 from facescale.data.recordio import HEADER, LABEL, RecordIO
 from facescale.datasets.examine import Flaw
 from facescale.datasets.names import names_of
+from facescale.datasets.subset import Watch, unwatched
 from facescale.datasets.walk import Walked, default_threads, walk_
-
-Ranges = Iterator[range]
 
 _FEW_BINS = 20  # of one number of images each
 _MAX_TEXT = 80  # characters of a property file that are shown
@@ -64,16 +62,16 @@ class Inspection:
         A bin for each number where these are few, else bins that double; empty classes apart.
         """
         with_images = self.counts[self.counts > 0]
-        least, most = int(with_images.min(initial=1)), int(with_images.max(initial=1))
+        least = int(with_images.min()) if len(with_images) else 1
+        most = int(with_images.max(initial=least))
         if most - least < _FEW_BINS:
             edges = list(range(least, most + 1))
         else:
             doubling = [2**power for power in range(64)]
             edges = [least, *(edge for edge in doubling if least < edge <= most)]
-        if self.num_empty:
-            edges.insert(0, 0)
         stops = [*edges[1:], most + 1]
-        return [
+        empty = [(0, 0, self.num_empty)] if self.num_empty else []
+        return empty + [
             (low, stop - 1, int(((self.counts >= low) & (self.counts < stop)).sum()))
             for low, stop in zip(edges, stops, strict=True)
         ]
@@ -110,7 +108,7 @@ class Inspection:
 def inspect(
     source: str | Path,
     num_threads: int | None = None,
-    watch: Callable[[Ranges, int], Ranges] = lambda ranges, total: ranges,
+    watch: Watch = unwatched,
 ) -> Inspection:
     """Read every record of a data set, but decode no image.
 

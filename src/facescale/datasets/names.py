@@ -1,57 +1,55 @@
-"""The names of people: of a folder those of its folders, of other sets a file beside them."""
+"""Who the people of a data set are: their names, and their labels in the set they come from."""
 
 from pathlib import Path
 from typing import Any
 
-from facescale.files import write_whole
-
-NAMES = "names.txt"
-"""Beside the files of a data set: a name for each class, a line each, in the order of the labels.
-`start.names` takes two such files."""
+from facescale.files import require_regular
 
 CLASSES = "classes.txt"
-"""Beside a set that was made from another one: the old label of each class, or `new`, a line each,
-which `start.classes` takes."""
+"""Beside a set that was made from another one: the old label of each class, a line each, which
+`start.classes` takes."""
+
+_MAX_BYTES = 2**30
 
 
 def names_of(dataset: Any) -> list[str] | None:
-    """The people of an open data set, by label; None where nothing names them.
-
-    Raises:
-        ValueError: The file of names is of another number of people, or is no text.
-    """
+    """The people of an open data set, by label; None where nothing names them."""
     names = getattr(dataset, "class_names", None)
-    if names is not None:
-        return list(names)
-    path = getattr(dataset, "path", None)
-    if path is None:
-        return None
-    file = (Path(path) if Path(path).is_dir() else Path(path).parent) / NAMES
-    if not file.is_file():
-        return None
-    lines = read_lines(file)
-    if len(lines) != dataset.num_classes:
-        raise ValueError(
-            f"{file} has {len(lines)} lines, but the data has {dataset.num_classes} people; "
-            "correct it, or move it aside"
-        )
-    return lines
+    return None if names is None else list(names)
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without white space around them.
+def read_names(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, without white space around them.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is not UTF-8.
+        ValueError: It is larger than a gigabyte, or not UTF-8.
     """
+    require_regular(path)
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path} is larger than {_MAX_BYTES} bytes; give a list of names")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8: {error.reason}") from error
-    return [line.strip() for line in text.splitlines()]
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def write_lines(path: Path, lines: list[str]) -> None:
-    """Write a line each; a name with a line break in it is written with a space."""
-    write_whole(path, [" ".join(line.split()).encode(errors="replace") + b"\n" for line in lines])
+def labels_named(dataset: Any, wanted: list[str], source: str) -> list[int]:
+    """The labels of people by name, or by number where nothing names the people.
+
+    Raises:
+        ValueError: One is unknown; names the first.
+    """
+    names = names_of(dataset)
+    known = {name: label for label, name in enumerate(names or [])}
+    labels = []
+    for name in wanted:
+        label = known.get(name)
+        if label is None and names is None and name.isascii() and name.isdecimal():
+            label = int(name) if int(name) < dataset.num_classes else None
+        if label is None:
+            what = "no person of that name" if names else "no names, so give labels of its classes"
+            raise ValueError(f"{source}: {name[:60]!r}, but the data set has {what}")
+        labels.append(label)
+    return labels

@@ -1,6 +1,7 @@
 """Pictures of a data set as PNG: how many images its identities have, and some of its faces."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -53,7 +54,7 @@ def plot_images_per_identity(path: Path, found: Inspection) -> None:
 def _edges(least: int, most: int, is_wide: bool) -> list[float]:
     """Borders of bins at half numbers: as many whole ones in each, or twice as many in the next."""
     if is_wide:
-        edges = 2.0 ** np.arange(np.log2(least) // 1, np.log2(most) // 1 + 2) - 0.5
+        edges: NDArray[Any] = 2.0 ** np.arange(np.log2(least) // 1, np.log2(most) // 1 + 2) - 0.5
     else:
         least, most = (least, most) if most - least >= 4 else (max(1, least - 2), most + 2)
         width = -(-(most + 1 - least) // _BINS)

@@ -1,4 +1,4 @@
-"""Writes some images of data sets as one new set, with names and old labels beside it."""
+"""Some images of one or more data sets under new labels: a data set that can be written."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,29 +9,103 @@ import torch
 from numpy.typing import NDArray
 
 from facescale.data.dataset import Dataset
-from facescale.data.images import Encoded
+from facescale.data.found import Found, digest, found_in
+from facescale.data.images import Sample
 from facescale.data.labels import labels_of
-from facescale.datasets.names import CLASSES, NAMES, write_lines
-from facescale.datasets.recordio import write_recordio
+from facescale.datasets.convert import Conversion, Options
+from facescale.datasets.names import CLASSES
+from facescale.files import write_whole
 from facescale.random import Permutation, key
 
 Labels = NDArray[np.int64]
-Chunk = list[tuple[Encoded, int]]
-Watch = Callable[[Iterator[Chunk], int], Iterator[Chunk]]
+Watch = Callable[[Iterator[range], int], Iterator[range]]
 
-_CHUNK = 256  # images
+
+def unwatched(ranges: Iterator[range], total: int) -> Iterator[range]:
+    """Pass on the ranges of images that are done as they are."""
+    return ranges
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one data set, and the label that each has in the new one."""
+    """Images of one data set, and the label that each has in the new one; both (k,)."""
 
     dataset: Dataset
     indices: NDArray[np.int64]
     labels: Labels
 
 
-def readable_labels(dataset: Dataset, source: str) -> Labels:
+class Subset:
+    """Images of some data sets, sorted by their new labels.
+
+    Attributes:
+        num_classes: Of the new set.
+        class_names: Of its people, by label; None where nothing names them.
+        old_labels: Of its people in the set they come from; None where they come from several, or
+            labels stay.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        num_classes: int,
+        class_names: list[str] | None = None,
+        old_labels: Labels | None = None,
+    ) -> None:
+        """Sort the images by label; within a label they keep their order."""
+        self.num_classes, self.class_names, self.old_labels = num_classes, class_names, old_labels
+        self._datasets = [part.dataset for part in parts]
+        which = np.repeat(np.arange(len(parts), dtype=np.int16), [len(p.indices) for p in parts])
+        labels = np.concatenate([part.labels for part in parts])
+        order = np.argsort(labels, kind="stable")
+        self._which, self._labels = which[order], labels[order]
+        self._indices = np.concatenate([part.indices for part in parts])[order]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> Sample:
+        """An image, and its new label; errors as of the data set that it comes from."""
+        encoded = self._dataset(index).read(int(self._indices[index])).encoded
+        return Sample(encoded, int(self._labels[index]))
+
+    def labels(self) -> Labels:
+        """The new label of every image."""
+        return self._labels
+
+    def describe(self, index: int) -> str:
+        """Where an image comes from."""
+        return self._dataset(index).describe(int(self._indices[index]))
+
+    def found(self) -> Found:
+        """The digest is of where every image comes from, and of its label."""
+        counts = np.bincount(self._labels, minlength=self.num_classes)
+        sources = [found_in(dataset).people.encode() for dataset in self._datasets]
+        people = digest([*sources, self._which, self._indices, self._labels])
+        return Found(len(self), self.num_classes, int((counts == 0).sum()), people)
+
+    def _dataset(self, index: int) -> Dataset:
+        return self._datasets[int(self._which[index])]
+
+
+def kept(
+    dataset: Dataset,
+    mask: NDArray[np.bool_],
+    labels: Labels,
+    names: list[str] | None,
+    renumber: bool = True,
+) -> Subset:
+    """The images of `mask` (n,), with labels (n,) that are closed up where `renumber` is True."""
+    indices = np.flatnonzero(mask)
+    chosen = labels[indices]
+    if not renumber:
+        return Subset([Part(dataset, indices, chosen)], dataset.num_classes, names)
+    old, new = np.unique(chosen, return_inverse=True)
+    left = None if names is None else [names[label] for label in old.tolist()]
+    return Subset([Part(dataset, indices, new.astype(np.int64))], len(old), left, old)
+
+
+def readable_labels(dataset: Dataset, source: str | Path) -> Labels:
     """The label of every image; ValueError if there is one that cannot be read."""
     labels = labels_of(dataset)
     bad = np.flatnonzero(labels < 0)
@@ -44,68 +118,34 @@ def readable_labels(dataset: Dataset, source: str) -> Labels:
     return labels
 
 
-def numbered_anew(labels: Labels) -> tuple[Labels, Labels]:
-    """Labels (n,) without gaps in the same order, and the old label of each new one (classes,)."""
-    old, new = np.unique(labels, return_inverse=True)
-    return new.astype(np.int64), old
+def write_subset(subset: Subset, out: Path, num_threads: int, watch: Watch = unwatched) -> None:
+    """Write RecordIO in InsightFace's layout, and read it again; goes on where it was killed.
 
-
-def write_set(
-    folder: Path,
-    parts: Sequence[Part],
-    num_classes: int,
-    names: list[str] | None = None,
-    old_labels: Labels | None = None,
-    watch: Watch = lambda chunks, total: chunks,
-) -> int:
-    """Write RecordIO in InsightFace's layout, sorted by label; returns the number of images.
-
-    Args:
-        folder: Where; it may not hold a set.
-        parts: The images, which keep their order within a label.
-        num_classes: Of the new set.
-        names: Of its people, by label.
-        old_labels: Of its people in the set that they come from; -1 writes `new`.
-        watch: Passes on chunks of the images, to show how far it is.
+    Beside it are `names.txt`, where names are known, and `classes.txt` with the old labels.
 
     Raises:
         FileExistsError: There is a set already.
         ValueError: Nothing to write, or an image cannot be read.
+        OSError: It cannot be written.
     """
-    total = sum(len(part.indices) for part in parts)
-    if total == 0:
-        raise ValueError(f"nothing is left to write to {folder}")
-    check_is_free(folder)
-    chunks = watch(_chunks(parts), total)
-    write_recordio(folder, (sample for chunk in chunks for sample in chunk), num_classes)
-    if names is not None:
-        write_lines(folder / NAMES, names)
-    if old_labels is not None:
-        lines = ["new" if label < 0 else str(label) for label in old_labels.tolist()]
-        write_lines(folder / CLASSES, lines)
-    return total
+    if not len(subset):
+        raise ValueError(f"nothing is left to write to {out}")
+    work = Conversion(subset, out, Options(threads=num_threads, labels="exact"))
+    try:
+        for _ in watch(work.write(), work.remaining):
+            pass
+        for _ in watch(work.verify(), len(subset)):
+            pass
+    finally:
+        work.close()
+    if subset.old_labels is not None:
+        write_whole(out / CLASSES, [b"%d\n" % label for label in subset.old_labels.tolist()])
 
 
-def check_is_free(folder: Path) -> None:
-    """Raise FileExistsError where a folder holds a set already, which is better known at once."""
-    if (folder / "train.rec").exists():
-        raise FileExistsError(f"{folder} holds a data set already; give another folder")
-
-
-def _chunks(parts: Sequence[Part]) -> Iterator[Chunk]:
-    """The images in the order of the new labels."""
-    which = np.repeat(np.arange(len(parts)), [len(part.indices) for part in parts])
-    indices = np.concatenate([part.indices for part in parts])
-    labels = np.concatenate([part.labels for part in parts])
-    order = np.argsort(labels, kind="stable")
-    for start in range(0, len(order), _CHUNK):
-        chunk = order[start : start + _CHUNK]
-        yield [
-            (parts[source].dataset.read(index).encoded, label)
-            for source, index, label in zip(
-                which[chunk].tolist(), indices[chunk].tolist(), labels[chunk].tolist(), strict=True
-            )
-        ]
+def check_is_free(out: Path) -> None:
+    """Raise FileExistsError where a folder is not free, which is better known at once."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise FileExistsError(f"{out} exists already; choose another folder, or remove it")
 
 
 def shuffled(count: int, *seed: int) -> NDArray[np.int64]:
