@@ -22,6 +22,7 @@ from damage import (
 )
 from facescale.cli import main
 from facescale.data.dataset import open_dataset
+from facescale.data.recordfile import write_record
 from facescale.data.recordio import RecordIO
 from facescale.data.skip import leave_out
 from facescale.datasets.check import Report, check, good_records
@@ -167,6 +168,20 @@ def test_records_that_the_index_lacks_are_counted(ten: Path) -> None:
     report = check(ten)
     assert len(report.dataset) == 8
     assert report.files[0].startswith("train.idx lacks 2 records of train.rec, the first one at ")
+
+
+def test_labels_with_gaps_are_numbered_anew(tmp_path: Path) -> None:
+    with (tmp_path / "train.rec").open("wb") as file:
+        for key, label in enumerate([3, 3, 900_000, 900_000]):
+            write_record(file, struct.pack("<IfQQ", 0, label, key, 0) + face(key))
+    with pytest.raises(ValueError, match="--repair OUT --renumber"):
+        open_dataset(tmp_path)
+    report = check(tmp_path)
+    assert not len(report.bad)
+    repair(report, tmp_path / "clean", renumber=True)
+    clean = open_dataset(tmp_path / "clean")
+    assert [clean.read(index) for index in range(4)] == [(face(i), i // 2) for i in range(4)]
+    assert (tmp_path / "clean" / "classes.txt").read_text().split() == ["3", "900000"]
 
 
 def repair(report: Report, folder: Path, renumber: bool = False) -> Subset:

@@ -129,6 +129,7 @@ def count_classes(labels: NDArray[np.int64], path: Path | str, folder: Path | No
         way_out = f", or write '{num_classes},112,112' to {folder / PROPERTY}" if folder else ""
         raise ValueError(
             f"{path}: {people} people have images, but the labels go up to {num_classes - 1}; "
-            f"number them anew from 0{way_out} if so many classes are meant"
+            "number them anew from 0 with `facescale data check SET --repair OUT --renumber`"
+            f"{way_out} if so many classes are meant"
         )
     return num_classes
