@@ -37,9 +37,14 @@ fix: setup
 faults: setup
 	FAULTS=30 $(BIN)/pytest -s tests/training/test_faults.py $(ARGS)
 
-# A hundred thousand changed files for the readers of data sets; minutes.
+# Changed files for every reader of data sets: five minutes each where atheris is installed
+# (pip install atheris), else a hundred thousand in all.
+FUZZ_S ?= 300
 fuzz: setup
-	$(BIN)/python tests/fuzz.py $(ARGS)
+	if $(BIN)/python -c "import atheris" 2>/dev/null; then \
+	  for reader in $$($(BIN)/python tests/fuzz.py --list); do \
+	    $(BIN)/python tests/fuzz_guided.py $$reader $(FUZZ_S) || exit 1; done; \
+	else $(BIN)/python tests/fuzz.py $(ARGS); fi
 
 # Two hosts made of network namespaces, with cuts of the network; needs root and iproute2.
 hosts: setup

@@ -31,11 +31,12 @@ import numpy as np
 from PIL import Image
 
 from confined import limit_memory
-from facescale.data import indexcache
+from facescale.data import indexcache, sampletable, sidecars
 from facescale.data.dataset import found_in, open_dataset
 from facescale.data.images import decode, has_image_header
 from facescale.data.pairs import load_pairs
 from facescale.data.recordfile import write_record
+from facescale.datasets.parts import OFRecordWriter, TarWriter
 from facescale.datasets.recordio import write_recordio
 
 HANG_S = 5.0
@@ -228,6 +229,66 @@ def fuzz_folder(folder: Path, random: random.Random) -> None:
     read_set(folder / "set")
 
 
+def write_parts(folder: Path, kind: str) -> None:
+    """A small set in two parts or shards, with names."""
+    writer = (OFRecordWriter if kind == "ofrecord" else TarWriter)(folder, {}, 2)
+    for label in (0, 0, 2):
+        writer.add(encoded("JPEG"), label)
+    writer.finish()
+    (folder / "names.txt").write_text("ann\nbob\ncid\n")
+
+
+def fuzz_parts(folder: Path, random: random.Random, kind: str) -> None:
+    write_parts(folder, kind)
+    path = random.choice(sorted(folder.iterdir()))
+    path.write_bytes(mutate(path.read_bytes(), random))
+    read_set(folder)
+
+
+def fuzz_table(folder: Path, random: random.Random) -> None:
+    """The table of samples; half of the changed ones have a digest that fits."""
+    before, sampletable.WORTH_KEEPING = sampletable.WORTH_KEEPING, 1
+    try:
+        write_parts(folder, random.choice(("ofrecord", "tar")))
+        open_dataset(folder)
+        path = folder / sampletable.NAME
+        whole, start = path.read_bytes(), sampletable._HEADER.size
+        changed = mutate(whole, random)
+        if random.random() < 0.5:
+            body = mutate(whole[start:], random)
+            count = len(body) // sampletable.ROW.itemsize
+            body = body[: count * sampletable.ROW.itemsize]
+            proof = sampletable._digest(body)
+            changed = whole[:24] + proof + struct.pack("<Q", count) + body
+        path.write_bytes(changed)
+        read_set(folder)
+    finally:
+        sampletable.WORTH_KEEPING = before
+
+
+def fuzz_list(folder: Path, random: random.Random) -> None:
+    (folder / "a.jpg").write_bytes(encoded("JPEG"))
+    name, text = random.choice(
+        [
+            ("a.csv", b'path,label\na.jpg,0\n"a.jpg",1\n'),
+            ("b.lst", b"1\ta.jpg\t0\n1\ta.jpg\t1\n"),
+            ("c.lst", b"0\t0.000\ta.jpg\n1\t1.000\ta.jpg\n"),
+            ("d.txt", b"a.jpg ann\na.jpg bob\n"),
+        ]
+    )
+    (folder / name).write_bytes(mutate(text, random))
+    read_set(folder / name)
+
+
+def fuzz_labels(folder: Path, random: random.Random) -> None:
+    """The exact labels beside RecordIO."""
+    write_recordio(folder, [(encoded("JPEG"), label) for label in (0, 0, 2)], 3)
+    path = folder / "train.labels"
+    sidecars.write_labels(path, np.array([0, 0, 2], np.uint32))
+    path.write_bytes(mutate(path.read_bytes(), random))
+    read_set(folder)
+
+
 READERS: dict[str, Callable[[Path, random.Random], None]] = {
     "bin": fuzz_bin,
     "images": fuzz_images,
@@ -236,6 +297,11 @@ READERS: dict[str, Callable[[Path, random.Random], None]] = {
     "property": lambda folder, random: fuzz_file_of_a_set(folder, random, "property"),
     "cache": fuzz_cache,
     "folder": fuzz_folder,
+    "ofrecord": lambda folder, random: fuzz_parts(folder, random, "ofrecord"),
+    "tar": lambda folder, random: fuzz_parts(folder, random, "tar"),
+    "table": fuzz_table,
+    "list": fuzz_list,
+    "labels": fuzz_labels,
 }
 SHARES = {"bin": 0.4, "images": 0.25, "rec": 0.12, "idx": 0.08, "cache": 0.08, "folder": 0.04}
 SEEDS = seeds()
@@ -249,10 +315,15 @@ def check_message(error: Exception) -> None:
 
 
 def one(reader: str, seed: int, number: int, folder: Path) -> str:
-    """Whether the input was "read" or "refused"; raises what should not happen."""
+    """Whether the input of that number was "read" or "refused"; raises what should not happen."""
+    return one_of(reader, random.Random(f"{seed} {reader} {number}"), folder)
+
+
+def one_of(reader: str, source: random.Random, folder: Path) -> str:
+    """The same of an input that any source of numbers decides."""
     work = Path(tempfile.mkdtemp(dir=folder))
     try:
-        READERS[reader](work, random.Random(f"{seed} {reader} {number}"))
+        READERS[reader](work, source)
     except (ValueError, OSError) as error:
         check_message(error)
         return "refused"
@@ -346,7 +417,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="one input, as a fault names it: bin:1234")
+    parser.add_argument("--list", action="store_true", help="name the readers")
     options = parser.parse_args(arguments)
+    if options.list:
+        print(*READERS)
+        return 0
     faults: list[str] = []
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_memory()) as folder:
         if options.only:

@@ -83,3 +83,14 @@ def test_an_image_that_cannot_be_read_is_named_with_its_list(images: Path) -> No
     for index, reason in ((1, "9.jpg of .*No such file"), (2, "not a regular"), (3, "regular")):
         with pytest.raises(UnreadableRecord, match=reason):
             faces.read(index)
+
+
+def test_a_path_that_is_too_long_makes_no_long_message(images: Path) -> None:
+    path = images / "a.csv"
+    path.write_text(f"path,label\n1.jpg,0\n{'x' * 5000},0\n")
+    with pytest.raises(UnreadableRecord, match=r"a\.csv image 1: File name too long"):
+        open_dataset(path).read(1)
+    path.write_text(f"path,label\n{'x' * 5000},0\n")
+    with pytest.raises(FileNotFoundError, match="lists first, does not exist") as raised:
+        open_dataset(path)
+    assert len(str(raised.value)) < 1000

@@ -34,6 +34,7 @@ from facescale.files import require_regular
 SUFFIXES = (".csv", ".tsv", ".lst", ".txt")
 _MAX_LINE = 10_000
 _MAX_NAME = 1000
+_MAX_SHOWN = 500  # characters of a path in a message
 
 Split = Callable[[str], tuple[str, str]]
 """Path and label of a line; ValueError where it has none."""
@@ -94,10 +95,10 @@ class ListFile:
 
     def _check_first(self) -> None:
         first = self._file(0)
-        if not first.exists():
+        if not os.path.exists(first):  # False for a path that is too long, too
             raise FileNotFoundError(
-                f"{printable(first)}, which {self.path} lists first, does not exist; paths in a "
-                "list are relative to its folder"
+                f"{printable(first)[:_MAX_SHOWN]}, which {self.path} lists first, does not "
+                "exist; paths in a list are relative to its folder"
             )
 
     def __len__(self) -> int:
@@ -120,9 +121,11 @@ class ListFile:
     def describe(self, index: int) -> str:
         """The path of image `index`, and the list."""
         try:
-            return f"{printable(self._file(index))} of {printable(self.path)}"
+            name = printable(self._file(index))
         except (OSError, ValueError):
-            return f"{printable(self.path)} image {index}"
+            name = ""
+        where = printable(self.path)
+        return f"{name} of {where}" if 0 < len(name) < _MAX_SHOWN else f"{where} image {index}"
 
     def labels(self) -> NDArray[np.int64]:
         """The label of every image, (n,)."""
