@@ -6,7 +6,7 @@ from pathlib import Path
 
 from facescale.cli.parser import Parser
 
-USAGE = "facescale unpack CHECKPOINT [--output FOLDER] [--centres] [--rows N] [--old]"
+USAGE = "facescale unpack CHECKPOINT [--output FOLDER] [--centres] [--dominant NPZ] [options]"
 
 
 def add_options(parser: Parser) -> None:
@@ -15,6 +15,12 @@ def add_options(parser: Parser) -> None:
     add("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder for its last one")
     add("--output", metavar="FOLDER", help="of the files; RUN/step-N when not given")
     add("--centres", action="store_true", help="write the class centres too")
+    add(
+        "--dominant",
+        metavar="NPZ",
+        help="of sub-centres that to which most images are nearest;"
+        " NPZ is what `facescale embed` made of the training images",
+    )
     add("--rows", type=int, metavar="N", help="classes in a file of centres [100000]")
     add(
         "--old",
@@ -30,6 +36,7 @@ def run(chosen: argparse.Namespace) -> None:
     from facescale.checkpoint import folder as checkpoint
     from facescale.checkpoint import old, unpack
     from facescale.distributed import Group
+    from facescale.evaluation.embedded import read_embedded
 
     if chosen.old:
         sys.stderr.write(
@@ -43,7 +50,8 @@ def run(chosen: argparse.Namespace) -> None:
     output = run_folder / folder.name if chosen.output is None else Path(chosen.output)
     output.mkdir(parents=True, exist_ok=True)
     print(unpack.unpack_backbone(folder, output))
-    if chosen.centres:
+    if chosen.centres or chosen.dominant is not None:
         rows = unpack.ROWS if chosen.rows is None else chosen.rows
-        for path in unpack.unpack_centres(folder, output, rows):
+        images = None if chosen.dominant is None else read_embedded(chosen.dominant)
+        for path in unpack.unpack_centres(folder, output, rows, images):
             print(path)
