@@ -104,7 +104,6 @@ def test_the_presets_are_what_their_configs_become(
 ) -> None:
     values, _ = convert(tmp_path, capsys, text, "--gpus", str(gpus))
     assert values.pop("seed") == 2048
-    del values["data"]["threads"]
     values["data"].pop("path", None)
     if "evaluation" in values and text == MS1MV3:
         assert values["evaluation"]["every"] == 2000

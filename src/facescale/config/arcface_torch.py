@@ -27,7 +27,6 @@ BASE: Mapping[str, Any] = {
     "frequent": 10,
     "gradient_acc": 1,
     "seed": 2048,
-    "num_workers": 2,
 }
 """Of `configs/base.py`, what has a counterpart."""
 SILENT = {"resume": False, "output": None, "save_all_states": False, "dali": False, "momentum": 0.9}
@@ -172,7 +171,6 @@ def _translate(keys: dict[str, _Set], gpus: int, found: Imported) -> None:
         "train.precision": "fp16" if values["fp16"] else "float32",
         "train.batch_size": values["batch_size"],
         "train.accumulate": values["gradient_acc"],
-        "data.threads": values["num_workers"],
         "seed": values["seed"],
         "log_every": values["frequent"],
     }
@@ -202,7 +200,7 @@ def _translate(keys: dict[str, _Set], gpus: int, found: Imported) -> None:
 
 _READ = (
     *("rec", "num_classes", "num_image", "num_epoch", "warmup_epoch", "val_targets"),
-    *("using_wandb", "dali_aug"),
+    *("using_wandb", "dali_aug", "num_workers"),
 )
 """Keys with a counterpart that `BASE` does not set."""
 
@@ -232,6 +230,8 @@ def _data(values: Mapping[str, Any], options: dict[str, Any]) -> None:
         options["data.num_classes"] = values["num_classes"]
     if "num_image" in values:
         options["data.num_images"] = values["num_image"]
+    if "num_workers" in values:
+        options["data.threads"] = values["num_workers"]
     if "num_epoch" in values:
         options["train.epochs"] = float(values["num_epoch"])
 
