@@ -4,7 +4,10 @@ The plan predicts a number. True steps with 5 % less and 5 % more confirm it, or
 numbers between which the limit is.
 """
 
+import multiprocessing
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,7 +16,7 @@ import torch
 
 from facescale.plan.limit import is_out_of_memory, limit_memory, outside_allocator
 from facescale.plan.plan import Planner
-from facescale.timing.clock import time_calls
+from facescale.timing.clock import LEAST, time_calls
 from facescale.timing.device.bench import Bench, Row, free_memory
 from facescale.timing.device.step_times import Setting, config_for, row_of, step_row
 from facescale.timing.steps import own_step
@@ -54,10 +57,11 @@ def run(bench: Bench) -> None:
             return
         cap = bench.sizes.caps[place]
         memory = int(cap * GIB)
-        if bench.on_cuda and memory > torch.cuda.get_device_properties(bench.device).total_memory:
-            bench.notes.add({"what": "limit", "note": f"this card has less than {cap:g} GiB"})
-            return
-        limit_memory(memory, bench.device)
+        if bench.on_cuda:
+            if memory > torch.cuda.get_device_properties(bench.device).total_memory:
+                bench.notes.add({"what": "limit", "note": f"this card has less than {cap:g} GiB"})
+                return
+            limit_memory(memory, bench.device)
     process = 0 if bench.on_cuda else peak_memory(bench.device)
     for search in searches(bench, memory):
         what = row_of(search.setting) | search.options | {"what": search.of, "cap_gib": cap}
@@ -102,7 +106,8 @@ def _confirm(bench: Bench, search: Search, memory: int, process: int) -> Row:
     if predicted < 2:
         raise ValueError(f"the plan has no room for 2 in {memory / GIB:.1f} GiB")
     rows: dict[int, Row] = {}
-    tries = bracket(partial(_fits, bench, search, rows), predicted, lambda: bench.notes.left_s > 0)
+    fits = partial(_fits, bench, search, memory, rows)
+    tries = bracket(fits, predicted, lambda: bench.notes.left_s > 0)
     fitting = max((n for n, fits in tries.items() if fits), default=0)
     failing = min((n for n, fits in tries.items() if not fits), default=None)
     row: Row = {"predicted": predicted, "fits": fitting, "fails": failing}
@@ -138,12 +143,15 @@ def bracket(
     return tries
 
 
-def _fits(bench: Bench, search: Search, rows: dict[int, Row], number: int) -> bool:
+def _fits(bench: Bench, search: Search, memory: int, rows: dict[int, Row], number: int) -> bool:
     """Take some true steps; their figures go to `rows`."""
     free_memory(bench.device)
     setting = search.at(number)
     try:
-        rows[number] = _steps(bench, setting, search.options)
+        if bench.on_cuda:
+            rows[number] = _steps(bench, setting, search.options)
+        else:
+            rows[number] = _apart(bench, setting, search.options, memory)
         return True
     except Exception as error:
         if not is_out_of_memory(error):
@@ -152,11 +160,31 @@ def _fits(bench: Bench, search: Search, rows: dict[int, Row], number: int) -> bo
         return False
 
 
+def _apart(bench: Bench, setting: Setting, options: dict[str, Any], memory: int) -> Row:
+    """The steps in a process of their own, which a failed allocation on a CPU may end.
+
+    Raises:
+        ChildProcessError: It ended without a word, which says nothing about the limit.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        try:
+            return executor.submit(_limited, bench, setting, options, memory).result()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(f"{row_of(setting)} ended its process") from error
+
+
+def _limited(bench: Bench, setting: Setting, options: dict[str, Any], memory: int) -> Row:
+    limit_memory(memory, bench.device)
+    return _steps(bench, setting, options)
+
+
 def _steps(bench: Bench, setting: Setting, options: dict[str, Any]) -> Row:
     prepare = own_step(config_for(setting, **options), bench.device.type)
-    timed = time_calls(lambda: prepare()(), bench.device, seconds=0.0)
+    # Three steps show the memory; on CUDA they are cheap, and the report's rows come out of them.
+    warmup, least = (2, LEAST) if bench.on_cuda else (0, 2)
+    timed = time_calls(lambda: prepare()(), bench.device, warmup=warmup, seconds=0.0, least=least)
     row = step_row(bench, setting, timed)
     if bench.on_cuda:
         # The plan counts CUDA's context, too.
-        row["device_gib"] = row["reserved_gib"] + outside_allocator(bench.device) / GIB
-    return row
+        return row | {"device_gib": row["reserved_gib"] + outside_allocator(bench.device) / GIB}
+    return row | {"device_gib": peak_memory(bench.device) / GIB}
