@@ -1,5 +1,7 @@
 """The list of config keys is whole, and can be searched."""
 
+from pathlib import Path
+
 import pytest
 
 from facescale.cli import main
@@ -25,3 +27,8 @@ def test_words_are_looked_for_in_names_and_meanings(capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     assert "head.momentum" in said
     assert "data.path" not in said
+
+
+def test_the_page_in_docs_is_what_the_command_writes() -> None:
+    page = Path(__file__).parents[2] / "docs" / "config.md"
+    assert page.read_text() == markdown(all_keys()), "facescale keys --markdown > docs/config.md"
