@@ -8,6 +8,7 @@ Inputs are functions of (seed, reader, number), so each one can be had again: `-
 """
 
 import argparse
+import gc
 import io
 import logging
 import multiprocessing
@@ -337,6 +338,7 @@ def child(reader: str, seed: int, numbers: range, folder: Path, answers: Connect
     logging.disable()
     os.environ["XDG_CACHE_HOME"] = str(folder)
     warm_up(folder)
+    gc.collect()  # what the parent's garbage holds would be room beyond the limit
     limit_memory(MEMORY)
     events: list[str] = []
 

@@ -133,7 +133,13 @@ def inline(text: str) -> list[str]:
     """The commands of facescale with arguments, in a sentence."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     spans = (" ".join(span.split()) for span in re.findall(r"`(facescale [^`]+)`", text))
-    return [span for span in spans if re.match(r"\w+ \w+ [\w./]", span) and "..." not in span]
+    return [span for span in spans if _has_arguments(span) and "..." not in span]
+
+
+def _has_arguments(command: str) -> bool:
+    words = command.split()[1:]
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    return re.match(r"[\w./]", command.removeprefix(f"facescale {name}").strip()) is not None
 
 
 FENCED = {
@@ -178,6 +184,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("lfw", "agedb_30", "cfp_fp"):
         pairs = ([jpeg(random) for _ in range(40)], [place % 2 == 0 for place in range(20)])
         (folder / f"{name}.bin").write_bytes(pickle.dumps(pairs))
+        (folder / "faces" / f"{name}.bin").write_bytes(pickle.dumps(pairs))
     torch.save(backbones.build("mbf", family="arcface_torch").state_dict(), folder / "model.pt")
     (folder / "map.txt").write_text("0\n3\nnew\n1\nnew\n2\n")
     (folder / "configs").mkdir()
@@ -272,7 +279,8 @@ def test_a_command_of_the_documents_runs(
         words = [word.replace("=8", "=2") for word in words[1:]]
         said = run([sys.executable, "-m", "torch.distributed.run", *words, *rule.more])
         assert said.count("Global Step: 2") == 1  # rank 0 alone speaks
-        assert (here / "runs/emore_r100-2/model.safetensors").exists()
+        folder = words[words.index("--output") + 1] if "--output" in words else "runs/emore_r100-2"
+        assert (here / folder / "model.safetensors").exists()
     elif words[0] == "make":
         run(["make", "-n", "-C", str(ROOT), *words[1:]])
     else:

@@ -40,7 +40,7 @@ def test_faults_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             case 2:
                 eval("1")
             case 3:
-                bytearray(2 * fuzz.MEMORY)
+                bytearray(4 * fuzz.MEMORY)
             case 4:
                 os._exit(1)
 

@@ -77,7 +77,10 @@ def test_mxnets_file_answers_as_mxnet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"body.0.res_layer.se_block.fc1.weight": (4, 64, 1, 1)}, "se_block.fc1.weight is unexp"),
+        (
+            {"body.0.res_layer.se_block.fc1.weight": (4, 64, 1, 1)},
+            "0.se.fc1.weight is unexp",
+        ),
         ({"output_layer.3.weight": (512, 100)}, "fc.weight has shape"),
     ],
 )

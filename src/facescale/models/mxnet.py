@@ -121,8 +121,15 @@ def load_mxnet(backbone: Backbone, params: Mapping[str, NDArray[Any]]) -> None:
 
 
 def mxnet_names(backbone: Backbone) -> Shapes:
-    """The shapes of a backbone's tensors under the names that MXNet gives them."""
-    return shapes_of(_by_mxnet_name(backbone))
+    """The shapes of a backbone's tensors under the names that MXNet gives them.
+
+    Raises:
+        ValueError: The reference code has no such network.
+    """
+    try:
+        return shapes_of(_by_mxnet_name(backbone))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"MXNet has no names for the layers of {backbone.name}") from error
 
 
 def _by_mxnet_name(backbone: Backbone) -> dict[str, Tensor]:
