@@ -1,6 +1,7 @@
 """Checkpoints of format 2, torch's own: converted to the bit, and nothing in them is run."""
 
 import hashlib
+import io
 import json
 import pickle
 import warnings
@@ -136,3 +137,11 @@ def test_a_damaged_old_checkpoint_is_not_converted(tmp_path: Path) -> None:
     (path / "__0_0.distcp").write_bytes(content)
     with pytest.raises(ValueError, match=r"__0_0\.distcp differs from its checksum"):
         old.convert(path)
+
+
+def test_members_of_enums_are_read_as_every_python_writes_them() -> None:
+    name = "torch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\n"
+    member = f"cbuiltins\ngetattr\n(c{name}S'TORCH_CONTIGUOUS_FORMAT'\ntR."
+    assert isinstance(old._Unpickler(io.BytesIO(member.encode())).load(), old._Plain)
+    with pytest.raises(pickle.UnpicklingError, match="'system' does not belong there"):
+        old._Unpickler(io.BytesIO(b"cbuiltins\ngetattr\n(ctorch\nSize\nS'system'\ntR.")).load()

@@ -177,6 +177,13 @@ class _Plain:
         self.fields = state if isinstance(state, dict) else {}
 
 
+def _member(kind: object, name: object) -> _Plain:
+    """In place of `getattr`, by which Python 3.11.0 to 3.11.2 pickle a member of an enum."""
+    if kind is not _Plain:
+        raise pickle.UnpicklingError(f"a member {name!r:.60} does not belong there")
+    return _Plain()
+
+
 class _Unpickler(pickle.Unpickler):
     """Knows the names that torch's metadata consists of, and makes plain records of them."""
 
@@ -199,6 +206,8 @@ class _Unpickler(pickle.Unpickler):
         """`tuple` for torch.Size, a name for a type of elements, `_Plain` for known classes."""
         if (module, name) == ("torch", "Size"):
             return tuple
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return name
         if f"{module}.{name}" in self._metadata:
