@@ -28,7 +28,7 @@ from facescale.data.images import Sample
 from facescale.data.recordfile import MAX_PAYLOAD
 from facescale.data.sampletable import read_range
 from facescale.data.sidecars import count_classes
-from facescale.data.unreadable import UnreadableRecord
+from facescale.data.unreadable import unreadable
 from facescale.files import require_regular
 
 SUFFIXES = (".csv", ".tsv", ".lst", ".txt")
@@ -112,11 +112,8 @@ class ListFile:
             if size > MAX_PAYLOAD:
                 raise ValueError(f"{size} bytes are more than {MAX_PAYLOAD}")
             return Sample(read_range(path, 0, size), int(self._labels[index]))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UnreadableRecord(self.describe(index), reason, index) from error
-        except ValueError as error:
-            raise UnreadableRecord(self.describe(index), str(error), index) from error
+        except (OSError, ValueError) as error:
+            raise unreadable(self, index, error) from error
 
     def describe(self, index: int) -> str:
         """The path of image `index`, and the list."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from facescale.data.dataset import Dataset
 from facescale.data.images import IMAGE_SIZE, Pixels, decode_into_
 from facescale.data.order import EpochOrder, Order
-from facescale.data.unreadable import UnreadableRecord
+from facescale.data.unreadable import UnreadableRecord, unreadable
 
 ORDER_AHEAD = 2048
 """Samples whose order is computed at once: batch by batch it takes ten times as long, and
@@ -178,11 +178,8 @@ class Loader:
                 return label
         except UnreadableRecord:
             raise
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UnreadableRecord(self._dataset.describe(index), reason, index) from error
-        except ValueError as error:
-            raise UnreadableRecord(self._dataset.describe(index), str(error), index) from error
+        except (OSError, ValueError) as error:
+            raise unreadable(self._dataset, index, error) from error
         reason = f"label {label} but num_classes is {self._dataset.num_classes}: one is wrong"
         raise UnreadableRecord(self._dataset.describe(index), reason, index)
 

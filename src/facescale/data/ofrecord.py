@@ -28,7 +28,7 @@ from facescale.data.sampletable import (
     read_range,
 )
 from facescale.data.sidecars import count_classes, read_names, read_property
-from facescale.data.unreadable import UnreadableRecord
+from facescale.data.unreadable import unreadable
 
 LENGTH = struct.Struct("<q")
 _PART = re.compile(r"part-\d{1,9}")
@@ -82,11 +82,8 @@ class OFRecord:
         part, offset, size, _ = self._rows[index].item()
         try:
             found = parse(read_range(self._parts[part], offset, size))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UnreadableRecord(self.describe(index), reason, index) from error
-        except ValueError as error:
-            raise UnreadableRecord(self.describe(index), str(error), index) from error
+        except (OSError, ValueError) as error:
+            raise unreadable(self, index, error) from error
         return Sample(found.encoded, found.label)
 
     def describe(self, index: int) -> str:

@@ -20,7 +20,7 @@ from facescale.data.images import Sample
 from facescale.data.indexcache import Index, IndexCache
 from facescale.data.recordfile import Keys, RecordFile, TruncatedError, read_index, write_index
 from facescale.data.sidecars import count_classes, read_labels, read_names, read_property
-from facescale.data.unreadable import UnreadableRecord
+from facescale.data.unreadable import UnreadableRecord, unreadable
 
 HEADER = struct.Struct("<IfQQ")
 """Number of labels that follow, or 0 where the next is the only one; label; key; unused."""
@@ -152,11 +152,8 @@ class RecordIO:
     def _read_record(self, index: int) -> tuple[float, bytes]:
         try:
             return split_record(self._file.read(int(self._offsets[index])))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UnreadableRecord(self.describe(index), reason, index) from error
-        except ValueError as error:
-            raise UnreadableRecord(self.describe(index), str(error), index) from error
+        except (OSError, ValueError) as error:
+            raise unreadable(self, index, error) from error
 
     def _look(self, index: int) -> tuple[float, bool] | None:
         """The label of a record and whether it has an image; None if it is damaged."""

@@ -29,7 +29,7 @@ from facescale.data.sampletable import (
 )
 from facescale.data.sidecars import count_classes, read_names, read_property
 from facescale.data.tarfiles import Member, members
-from facescale.data.unreadable import UnreadableRecord
+from facescale.data.unreadable import unreadable
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")
 _LABELS = ("cls", "json")
@@ -128,11 +128,8 @@ class TarShards:
         part, offset, size, label = self._table[index].item()
         try:
             return Sample(self._files.read(part, offset, size), label)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UnreadableRecord(self.describe(index), reason, index) from error
-        except ValueError as error:
-            raise UnreadableRecord(self.describe(index), str(error), index) from error
+        except (OSError, ValueError) as error:
+            raise unreadable(self, index, error) from error
 
     def describe(self, index: int) -> str:
         """`shard-000001.tar byte 1536`, with the folder: where the image begins."""

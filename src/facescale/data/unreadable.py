@@ -1,5 +1,7 @@
 """The error of a record that cannot be read: a run stops at it, or passes over it."""
 
+from typing import Protocol
+
 REMEDY = "copy it again or remove it, or pass over such records with data.on_error: skip"
 
 
@@ -15,3 +17,13 @@ class UnreadableRecord(ValueError):
     def __init__(self, where: str, reason: str, index: int) -> None:
         super().__init__(f"{where}: {reason}; {REMEDY}")
         self.where, self.reason, self.index = where, reason, index
+
+
+class _Describes(Protocol):
+    def describe(self, index: int) -> str: ...
+
+
+def unreadable(dataset: _Describes, index: int, error: OSError | ValueError) -> UnreadableRecord:
+    """Record `index` of a data set with the reason that `error` gives, to be raised from it."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return UnreadableRecord(dataset.describe(index), reason or str(error), index)

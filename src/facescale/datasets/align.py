@@ -1,8 +1,6 @@
 """Cuts aligned faces out of photographs, in threads and in any number of processes."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,10 +9,12 @@ import numpy as np
 import simplejpeg
 
 from facescale.data.images import IMAGE_SIZE, Pixels, decode_whole, to_file
+from facescale.datasets.ahead import ahead
 from facescale.datasets.alignreport import ALIGNED, NONE, SEVERAL, UNREADABLE, Journal, Row
 from facescale.datasets.photographs import Photograph, share, walk
 from facescale.detection.detector import LONGEST, Detector, Rule, choose_face, find_faces
 from facescale.evaluation.alignment import align
+from facescale.evaluation.streaming import unwatched
 from facescale.files import said_of, write_whole
 
 Watch = Callable[[Iterator[list[Row]], int], Iterator[list[Row]]]
@@ -84,7 +84,7 @@ def align_photographs(
     rank: int = 0,
     world_size: int = 1,
     num_threads: int = 2,
-    watch: Watch = lambda rows, total: rows,
+    watch: Watch = unwatched,
 ) -> None:
     """Align this process's part of the photographs in `root` into `folder`; no collectives.
 
@@ -105,28 +105,12 @@ def align_photographs(
         OSError: A folder cannot be read, or a face not be written.
     """
     suffix = f".{aligner.format}"
-    journal.begin(share(walk(root, suffix), rank, world_size))
-    mine = [p for p in share(walk(root, suffix), rank, world_size) if p.name not in journal.known]
+    photographs = list(share(walk(root, suffix), rank, world_size))
+    journal.begin(photographs)
+    mine = [p for p in photographs if p.name not in journal.known]
 
     def group(start: int) -> list[Row]:
         return [aligner.align_file(root, folder, p) for p in mine[start : start + _GROUP]]
 
-    for rows in watch(_in_threads(group, range(0, len(mine), _GROUP), num_threads), len(mine)):
+    for rows in watch(ahead(group, range(0, len(mine), _GROUP), num_threads), len(mine)):
         journal.append(rows)
-
-
-def _in_threads(
-    group: Callable[[int], list[Row]], starts: range, num_threads: int
-) -> Iterator[list[Row]]:
-    """What `group` returns for each start, in their order; few groups are in work at a time."""
-    waiting: deque[Future[list[Row]]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        try:
-            for start in starts:
-                waiting.append(pool.submit(group, start))
-                if len(waiting) > 2 * num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)

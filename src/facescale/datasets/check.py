@@ -22,8 +22,9 @@ from facescale.data.recordio import RecordIO
 from facescale.datasets.examine import MEANINGS, NO_FLAW, NO_IMAGE, Flaw
 from facescale.datasets.frames import Frames, Salvaged, find_frames
 from facescale.datasets.names import names_of
-from facescale.datasets.subset import Subset, Watch, kept, unwatched
+from facescale.datasets.subset import Subset, Watch, kept
 from facescale.datasets.walk import MAX_REASONS, Walked, default_threads, walk_
+from facescale.evaluation.streaming import unwatched
 
 
 @dataclass

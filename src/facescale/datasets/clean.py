@@ -1,6 +1,6 @@
 """Takes people and images out of a training set: too few images, of a test set, or not alike."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from facescale.data.dataset import Dataset, open_dataset
 from facescale.data.images import Sample
@@ -24,8 +24,7 @@ from facescale.datasets.likeness import (
 from facescale.datasets.names import names_of, read_names
 from facescale.datasets.subset import Labels, Subset, kept, readable_labels
 from facescale.evaluation.faces import Faces
-from facescale.evaluation.streaming import embed_stream
-from facescale.evaluation.streaming import unwatched as unwatched_rows
+from facescale.evaluation.streaming import Watch, embed_stream, unwatched
 
 
 @dataclass
@@ -167,7 +166,7 @@ def embed(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     flip: bool = True,
-    watch: Callable[[Iterator[Tensor], int], Iterator[Tensor]] = unwatched_rows,
+    watch: Watch = unwatched,
 ) -> Embedded:
     """Embed all images of a data set, with their numbers kept in a file in `folder`.
 

@@ -14,8 +14,9 @@ from facescale.data.recordfile import RecordFile
 from facescale.data.recordio import HEADER, LABEL, RecordIO
 from facescale.datasets.examine import Flaw
 from facescale.datasets.names import names_of
-from facescale.datasets.subset import Watch, unwatched
+from facescale.datasets.subset import Watch
 from facescale.datasets.walk import Walked, default_threads, walk_
+from facescale.evaluation.streaming import unwatched
 
 _FEW_BINS = 20  # of one number of images each
 _MAX_TEXT = 80  # characters of a property file that are shown

@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from facescale.data.dataset import Dataset
 from facescale.data.images import Encoded, to_file
 from facescale.data.unreadable import UnreadableRecord
+from facescale.datasets.ahead import ahead
 
 CHUNK = 64
 """Images that a thread reads at a time."""
@@ -78,17 +77,7 @@ def read_ahead(
     def work(indices: NDArray[np.int64]) -> list[Item | Skipped]:
         return [_read(dataset, names, index, prepare, skip) for index in indices.tolist()]
 
-    ahead: deque[Future[list[Item | Skipped]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
-    try:
-        for indices in chunks:
-            ahead.append(pool.submit(work, indices))
-            if len(ahead) > 2 * threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return ahead(work, chunks, threads)
 
 
 def _read(

@@ -14,16 +14,12 @@ from facescale.data.images import Sample
 from facescale.data.labels import labels_of
 from facescale.datasets.convert import Conversion, Options
 from facescale.datasets.names import CLASSES
+from facescale.evaluation.streaming import unwatched
 from facescale.files import write_whole
 from facescale.random import Permutation, key
 
 Labels = NDArray[np.int64]
 Watch = Callable[[Iterator[range], int], Iterator[range]]
-
-
-def unwatched(ranges: Iterator[range], total: int) -> Iterator[range]:
-    """Pass on the ranges of images that are done as they are."""
-    return ranges
 
 
 @dataclass(frozen=True)

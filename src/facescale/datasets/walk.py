@@ -1,9 +1,8 @@
 """Reads every record of a data set in parallel, and keeps a few bytes of each."""
 
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from facescale.data.dataset import Dataset
 from facescale.data.images import IMAGE_SIZE, Encoded
 from facescale.data.unreadable import UnreadableRecord
+from facescale.datasets.ahead import ahead
 from facescale.datasets.examine import NO_FLAW, Examined, Flaw, examine, flaw_of
 
 CHUNK = 256
@@ -103,18 +103,11 @@ def _parts(
     dataset: Dataset, num_threads: int, size: tuple[int, int], decode: bool
 ) -> Iterator[tuple[int, Walked]]:
     """The parts in order; no more than a few are in memory."""
-    waiting: deque[Future[tuple[int, Walked]]] = deque()
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="check")
-    try:
-        for start in range(0, len(dataset), CHUNK):
-            stop = min(start + CHUNK, len(dataset))
-            waiting.append(pool.submit(_look, dataset, start, stop, size, decode))
-            if len(waiting) >= _AHEAD * num_threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def look(start: int) -> tuple[int, Walked]:
+        return _look(dataset, start, min(start + CHUNK, len(dataset)), size, decode)
+
+    return ahead(look, range(0, len(dataset), CHUNK), num_threads, _AHEAD)
 
 
 def _look(

@@ -1,6 +1,7 @@
 """Embed any number of images as a stream of batches, none of which is kept."""
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 from facescale.distributed import Group
 from facescale.evaluation.embedding import DecodeRange, decode_ahead, evaluating
 
+Part = TypeVar("Part")
 Watch = Callable[[Iterator[Tensor], int], Iterator[Tensor]]
 
 
-def unwatched(batches: Iterator[Tensor], total: int) -> Iterator[Tensor]:
-    """Pass batches on as they are."""
-    return batches
+def unwatched(parts: Iterator[Part], total: int) -> Iterator[Part]:
+    """Pass on the parts of a work as they are."""
+    return parts
 
 
 def embed_stream(

@@ -92,6 +92,12 @@ def _head(results: Results, rows: Sequence[Row]) -> Table:
     return table
 
 
+def _setting(row: Row) -> list[str]:
+    """What was measured: network, identities, rate, precision, batch."""
+    named = [row["network"], f"{row['identities']:,}", f"{row['rate']:g}", row["precision"]]
+    return [*named, str(row["batch"])]
+
+
 def _step(results: Results, rows: Sequence[Row]) -> Table:
     table = Table(
         "Full training step",
@@ -101,11 +107,7 @@ def _step(results: Results, rows: Sequence[Row]) -> Table:
     for row in _measured(rows):
         table.rows.append(
             [
-                row["network"],
-                f"{row['identities']:,}",
-                f"{row['rate']:g}",
-                row["precision"],
-                str(row["batch"]),
+                *_setting(row),
                 row["who"],
                 row["way"],
                 _ms(row["ms"]),
@@ -139,11 +141,7 @@ def _ranks(results: Results, rows: Sequence[Row]) -> Table:
     for row in _measured(rows):
         table.rows.append(
             [
-                row["network"],
-                f"{row['identities']:,}",
-                f"{row['rate']:g}",
-                row["precision"],
-                str(row["batch"]),
+                *_setting(row),
                 str(row.get("ranks", 1)),
                 str(row.get("shards", 1)),
                 _ms(row["ms"]),
