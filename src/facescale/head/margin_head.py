@@ -254,7 +254,7 @@ class MarginHead(nn.Module):
             step = self._step(batch, sample, bad, lr)
             step = replace(step, others=self._others(margin, step))
             walk = make_walk(step)
-            if not walk.defers and bool(bad):
+            if self.defers and not walk.defers and bool(bad):  # else it has been asked
                 return unit.sum() * math.nan
             loss: Tensor = MarginSoftmax.apply(unit, norm, walk, step, norms, margin)  # type: ignore[no-untyped-call]
             loss = loss + penalty(self.margin, norm) / share.global_batch

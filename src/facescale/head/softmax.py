@@ -15,6 +15,7 @@ from facescale.head.centres import rows_of_classes
 from facescale.head.margins import TargetMargin, value_and_slopes
 from facescale.head.step import Step
 from facescale.head.walks import Walk
+from facescale.head.walks.blocks import SMALLEST_NORM
 
 
 class MarginSoftmax(torch.autograd.Function):
@@ -84,7 +85,8 @@ def own_cosines(step: Step) -> Tensor:
     if here.any():
         rows = rows_of_classes(classes[here], centres.subcentres)
         weight = centres.weight(rows).unflatten(0, (-1, centres.subcentres))
-        unit = weight / torch.linalg.vector_norm(weight, dim=2, keepdim=True).clamp_min(1e-12)
+        length = torch.linalg.vector_norm(weight, dim=2, keepdim=True)
+        unit = weight / length.clamp_min(SMALLEST_NORM)
         own[here] = (unit @ step.batch[here][:, :, None])[:, :, 0].amax(dim=1).double()
     return step.sample.share.group.all_reduce_(own).to(step.batch.dtype)
 
