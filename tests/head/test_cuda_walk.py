@@ -294,5 +294,6 @@ def launches_without_values(kind: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("kind", [{}, {"sample_rate": 0.3, "dtype": torch.int8}], ids=str)
 def test_a_step_needs_no_value_of_the_device(kind: dict[str, Any]) -> None:
-    passes = ["forward", "join", "probability", "to_batch", "update"]
+    passes = ["draw"] * ("sample_rate" in kind)
+    passes += ["forward", "join", "probability", "to_batch", "update"]
     assert compiled(launches_without_values, kind) == 2 * passes

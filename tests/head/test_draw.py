@@ -12,6 +12,7 @@ from facescale.head import draw as drawing
 from facescale.head.draw import NONE, Sample, draw_rows
 from facescale.head.share import Share
 from facescale.random import key
+from triton_process import interpreted, needs_triton
 
 
 def draw(num_rows: int, own: list[int], num_sample: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -121,6 +122,30 @@ def test_a_sample_of_another_batch_is_refused() -> None:
     head = facescale.MarginHead(50, 16)
     with pytest.raises(ValueError, match="3 embeddings, but the sample was drawn for 2 labels"):
         head(torch.randn(3, 16), head.draw(torch.tensor([1, 2])), lr=0.1)
+
+
+CASES = ((1500, 200), (1500, 1500), (1, 1), (70_001, 1), (360_232, 1100))
+
+
+def draws_of_the_kernel() -> list[tuple[Tensor, Tensor]]:
+    """In Triton's interpreter: the rows and places of each case."""
+    return [draw_rows(samples(rows), rows, count, key(3, rows)) for rows, count in CASES]
+
+
+def samples(rows: int) -> Tensor:
+    """Rows of other shards, repeated ones, and many that are not drawn."""
+    random = torch.Generator().manual_seed(rows)
+    own = torch.randint(-rows // 8, rows + rows // 8 + 1, (70,), generator=random)
+    return torch.cat([own, own[:9], torch.tensor([0, rows - 1, rows, -1])])
+
+
+@needs_triton
+def test_the_kernel_draws_what_the_cpu_draws() -> None:
+    found = interpreted(draws_of_the_kernel)
+    for (rows, count), (drawn_rows, place) in zip(CASES, found, strict=True):
+        truth = draw_rows(samples(rows), rows, count, key(3, rows))
+        assert torch.equal(drawn_rows, truth[0])
+        assert torch.equal(place, truth[1])
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ from triton_process import compiled, needs_triton
 
 pytestmark = needs_triton
 
-NO_PRODUCT = ("join_kernel", "probability_kernel", "apply_kernel", "start_kernel")
+NO_PRODUCT = ("draw_kernel", "join_kernel", "probability_kernel", "apply_kernel", "start_kernel")
 CAPABILITIES = [pytest.param(80, marks=pytest.mark.slow), 90]
 
 
@@ -18,14 +18,14 @@ def faults(capability: int, row_format: str, precision: Any, sizes: dict[str, An
     from facescale.kernels.cuda.resources import SHARED_LIMIT, compile_launch
 
     found, names = [], set()
-    for launch in head_launches(row_format, precision, **sizes):
+    for launch in head_launches(row_format, precision, **sizes, capability=capability):
         name, use = launch.kernel.__name__, compile_launch(launch, capability)
         names.add(name)
         if use.stack or use.local or use.shared > SHARED_LIMIT[capability]:
             found.append(f"{name}: {use}")
         if (use.tensor_core > 0) == (name in NO_PRODUCT):
             found.append(f"{name}: {use.tensor_core} tensor-core instructions")
-    assert len(names) == 7, names
+    assert len(names) == 8, names
     return found
 
 

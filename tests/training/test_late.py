@@ -276,7 +276,7 @@ def step_without_values() -> list[str]:
         for batch in first_batches(state, 2):
             with HostReads() as spy:
                 train_step(state, batch)
-    assert len(seen) == 10
+    assert len(seen) == 12
     return [place for place in spy.found if not place.startswith("data/transforms.py")]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from facescale.head.share import Share
 from facescale.kernels.cpu.build import library
+from facescale.kernels.cuda import available, runs_on
 from facescale.random import Key, Permutation
 
 NONE = -1
@@ -74,11 +75,15 @@ def draw_rows(own: Tensor, num_rows: int, num_sample: int, key: Key) -> tuple[Te
         (num_sample + B,) rows, with `NONE` in slots that stay empty, and the place of each of `own`
         among them, or `NONE`; (B,). Source: An et al., Partial FC, CVPR 2022, section 3.2.
     """
-    slots = torch.arange(len(own), device=own.device)
     if not num_rows:
         return torch.full_like(own, NONE), torch.full_like(own, NONE)
-    here = (own >= 0) & (own < num_rows)
     permutation = Permutation(num_rows, key)
+    if available() and runs_on(own.device):
+        from facescale.kernels.cuda import draw  # not before a device needs it
+
+        return draw.draw_rows(own, num_sample, permutation)
+    slots = torch.arange(len(own), device=own.device)
+    here = (own >= 0) & (own < num_rows)
     drawn = _permute(permutation, torch.arange(num_sample, device=own.device), inverse=False)
     place = _permute(permutation, own.where(here, 0), inverse=True)
     # A class that was not drawn gets the slot of its first sample.

@@ -6,12 +6,15 @@ The tables of docs/gpu.md: python -m facescale.kernels.cuda.catalogue
 import torch
 
 from facescale.kernels.cuda import head, norm
+from facescale.kernels.cuda.draw import draw_rows
 from facescale.kernels.cuda.operands import FORMATS, Drawn, Rates
 from facescale.kernels.cuda.resources import Launch, compile_launch, launches
 from facescale.kernels.cuda.start import start_
-from facescale.kernels.cuda.tiles import TILES, Precision
+from facescale.kernels.cuda.tiles import TILES, Precision, assumed
+from facescale.random import Permutation, key
 
 STORED = {name: dtype for dtype, name in FORMATS.items()}
+CAPABILITIES = (80, 90)
 ROWS, SAMPLES, DIM = 36_151, 128, 512  # 360,232 identities at 0.1
 
 
@@ -24,10 +27,11 @@ def head_launches(
     dim: int = DIM,
     parts: int = 2,
     gather: bool = True,
+    capability: int = 90,
 ) -> list[Launch]:
     """What a step of the head launches, by one rank and by copies of a shard."""
     width = dim + 4 * (row_format == "int8")
-    with torch.device("meta"), launches() as seen:
+    with torch.device("meta"), assumed(capability), launches() as seen:
         table = torch.empty(10 * rows, parts, width, dtype=STORED[row_format])
         index = torch.empty(rows, dtype=torch.int64) if gather else None
         drawn = Drawn(table, dim, rows, index)
@@ -38,6 +42,7 @@ def head_launches(
         to_own, logits = torch.empty(samples), torch.empty(rows, samples)
         factor, bad = torch.empty(()), torch.empty(1, dtype=torch.int32)
         rates = Rates(0.1, 0.9, 5e-4)
+        draw_rows(own, rows, Permutation(10 * rows, key(0)))
         start_(drawn, (0, 0), 0, 0.01)
         seen_first = head.forward(drawn, batch, own, 64.0, precision, logits)
         head.logits_again_(drawn, batch, 64.0, precision, logits)
@@ -62,13 +67,19 @@ def norm_launches(dtype: torch.dtype, channels: int = 64, size: int = 112) -> li
     return seen
 
 
-def table(title: str, columns: dict[str, list[Launch]]) -> list[str]:
-    """Lines of Markdown: each kernel's registers and shared memory on sm_80 / sm_90."""
+def table(title: str, columns: dict[str, dict[int, list[Launch]]]) -> list[str]:
+    """Lines of Markdown: each kernel's registers and shared memory.
+
+    Args:
+        title: Of the table.
+        columns: For each, launches by the compute capability to compile them for.
+    """
     lines = [f"| {title} | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    for same in zip(*columns.values(), strict=True):
-        cells = [_name(same[0])]
-        for launch in same:
-            uses = [compile_launch(launch, capability) for capability in (80, 90)]
+    compared = [zip(*launched.values(), strict=True) for launched in columns.values()]
+    for same in zip(*compared, strict=True):
+        cells = [_name(same[0][0])]
+        for launched, capabilities in zip(same, columns.values(), strict=True):
+            uses = [compile_launch(*one) for one in zip(launched, capabilities, strict=True)]
             registers = " / ".join(str(use.registers) for use in uses)
             shared = " / ".join(f"{use.shared / 1024:.0f}" for use in uses)
             spills = sum(use.stack + use.local for use in uses)
@@ -92,10 +103,15 @@ def _name(launch: Launch) -> str:
 def main() -> None:
     """Print the tables."""
     for row_format in STORED:
-        columns = {str(way): head_launches(row_format, way) for way in TILES["forward"]}
+        columns = {
+            str(way): {one: head_launches(row_format, way, capability=one) for one in CAPABILITIES}
+            for way in TILES["forward"]
+        }
         print("\n".join(table(f"rows in {row_format}", columns)), "\n")
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    norms = {name: norm_launches(dtype) for name, dtype in dtypes.items()}
+    norms = {
+        name: dict.fromkeys(CAPABILITIES, norm_launches(dtype)) for name, dtype in dtypes.items()
+    }
     print("\n".join(table("BatchNorm", norms)))
 
 
