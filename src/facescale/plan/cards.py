@@ -11,7 +11,9 @@ import torch
 from facescale.head.rows import FORMATS
 from facescale.head.step import LOGITS_BUDGET, logits_budget
 from facescale.kernels.cuda import assumed, head_kernels_serve
-from facescale.kernels.cuda.tiles import SPLITS, TILES, Precision
+from facescale.kernels.cuda.tiles import SPLITS, Precision, tile_for
+
+CARD = torch.device("cuda")
 
 CONTEXT = 600 << 20
 """Of the driver and loaded kernels: 0.5 to 0.7 GB on current cards."""
@@ -47,7 +49,7 @@ def budget(logits_mib: int | None, memory: int | None) -> int:
         return logits_mib << 20
     if memory is None and not torch.cuda.is_available():
         return LOGITS_BUDGET
-    return logits_budget(torch.device("cuda"), memory)
+    return logits_budget(CARD, memory)
 
 
 def walk_cost(
@@ -69,8 +71,9 @@ def walk_cost(
     # Unit embeddings with norms and as they are gathered, and rounded ones.
     embeddings = 12 * batch + (2 * batch if products == "bf16" else 0)
     kept = 4 * rows * samples + numbers + 8 * drawn + embeddings
-    blocks = -(-drawn // TILES["forward"][products].rows)
-    tile, portion = TILES["to_batch"][products].rows, max(rows, min(LEAST_ROWS, drawn), 1)
+    blocks = -(-drawn // tile_for("forward", products, CARD).rows)
+    tile = tile_for("to_batch", products, CARD).rows
+    portion = max(rows, min(LEAST_ROWS, drawn), 1)
     parts = -(-portion // (-(-portion // (SPLITS * tile)) * tile))
     again = 4 * samples * min(max(rows, LEAST_ROWS), drawn - rows)
     backward = 4 * batch * (parts + 2) + again

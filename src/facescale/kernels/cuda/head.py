@@ -8,7 +8,7 @@ from torch import Tensor
 from facescale.kernels.cuda.backward import probability_kernel, to_batch_kernel
 from facescale.kernels.cuda.forward import forward_kernel, join_kernel
 from facescale.kernels.cuda.operands import Drawn, Rates
-from facescale.kernels.cuda.tiles import SPLITS, TILES, Precision, power_of_2, sample_tile
+from facescale.kernels.cuda.tiles import SPLITS, Precision, power_of_2, sample_tile, tile_for
 from facescale.kernels.cuda.update import apply_kernel, update_kernel
 
 
@@ -54,7 +54,7 @@ def forward(
     if not samples or not drawn.count:
         inverse.fill_(0.0)
         return statistics
-    tile = TILES["forward"][precision]
+    tile = tile_for("forward", precision, batch.device)
     blocks = -(-drawn.count // tile.rows)
     peak, total = own_cosine.new_empty(2, blocks, samples)
     _forward(
@@ -88,7 +88,7 @@ def _forward(
     total: Tensor,
     statistics: bool,
 ) -> None:
-    tile, samples = TILES["forward"][precision], len(batch)
+    tile, samples = tile_for("forward", precision, batch.device), len(batch)
     width = sample_tile(samples, tile.samples)
     grid = -(-drawn.count // tile.rows) * -(-samples // width)
     table, scales, rows = drawn.pointers()
@@ -129,7 +129,7 @@ def probability_(
     count, samples = logits.shape
     radial = torch.zeros_like(inverse)
     if logits.numel():
-        tile = TILES["probability"]["tf32"]
+        tile = tile_for("probability", "tf32", logits.device)
         probability_kernel[(-(-count // tile.rows),)](
             logits, inverse, log_sum, to_own, own_place, factor, radial,
             first_place, count, samples, scale,
@@ -146,7 +146,7 @@ def to_batch(drawn: Drawn, product: Tensor, precision: Precision) -> Tensor:
     count, samples = product.shape
     if not product.numel():
         return product.new_zeros(samples, drawn.dim)
-    tile = TILES["to_batch"][precision]
+    tile = tile_for("to_batch", precision, product.device)
     width, columns = sample_tile(samples, tile.samples), min(tile.columns, power_of_2(drawn.dim))
     split_rows = -(-count // (SPLITS * tile.rows)) * tile.rows
     splits = -(-count // split_rows)
@@ -209,7 +209,8 @@ def _update(
     if not drawn.count:
         return
     whole = learn and drawn.table.dtype == torch.uint8
-    tile, samples = TILES["update int8" if whole else "update"][precision], len(batch)
+    tile = tile_for("update int8" if whole else "update", precision, batch.device)
+    samples = len(batch)
     columns = power_of_2(drawn.dim)
     columns = columns if whole else min(tile.columns, columns)
     table, scales, rows = drawn.pointers()
@@ -228,7 +229,7 @@ def apply_(drawn: Drawn, total: Tensor, bad: Tensor, rates: Rates) -> None:
     if not drawn.count:
         return
     whole = drawn.table.dtype == torch.uint8
-    tile = TILES["apply int8" if whole else "apply"]["tf32"]
+    tile = tile_for("apply int8" if whole else "apply", "tf32", total.device)
     columns = power_of_2(drawn.dim)
     columns = columns if whole else min(tile.columns, columns)
     table, scales, rows = drawn.pointers()

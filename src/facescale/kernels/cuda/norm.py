@@ -19,7 +19,8 @@ from facescale.kernels.cuda.norm_operators import of_parameters
 from facescale.kernels.cuda.tiles import power_of_2
 
 ELEMENTS = 4096  # of a tile
-SPLITS = 512  # programs, at least, over which sums are spread
+MOMENT_SPLITS = 512  # programs, at least, over which the sums of a forward pass are spread
+SUM_SPLITS = 264  # the same of a backward pass, whose programs hold more sums
 CHANNELS = 128  # of a tile, at most
 
 
@@ -49,9 +50,9 @@ class Shape(NamedTuple):
         """All tiles."""
         return -(-self.rows // self.tile_rows) * self.across
 
-    def splits(self) -> tuple[int, int]:
+    def splits(self, programs: int) -> tuple[int, int]:
         """Parts of the rows whose sums are taken apart, and rows of a part."""
-        wanted = -(-SPLITS // self.across)
+        wanted = -(-programs // self.across)
         rows = -(-self.rows // (wanted * self.tile_rows)) * self.tile_rows
         return -(-self.rows // rows), rows
 
@@ -81,7 +82,7 @@ def batch_norm(
         The sum, as `x`; mean and 1 / deviation of each channel, (C,) float32.
     """
     shape = _shape(x)
-    splits, split_rows = shape.splits()
+    splits, split_rows = shape.splits(MOMENT_SPLITS)
     means, squares = x.new_empty(2, splits, shape.channels, dtype=torch.float32)
     mean, inverse = means.new_empty(2, shape.channels)
     moments_kernel[(splits * shape.across,)](
@@ -147,7 +148,7 @@ def gradients(
     """As `batch_norm_backward`: of x, and those of the parameters by channel, (3, C)."""
     shape, gradient = _shape(x), _like(gradient, x)
     slope, act = _slope(parameters, shape), parameters.slope is not None
-    splits, split_rows = shape.splits()
+    splits, split_rows = shape.splits(SUM_SPLITS)
     sums = x.new_empty(3, splits, shape.channels, dtype=torch.float32)
     given = (x, gradient, mean, inverse, parameters.weight, parameters.bias, slope)
     norm_sums_kernel[(splits * shape.across,)](

@@ -2,7 +2,7 @@
 
 from facescale.kernels.cuda.operands import Drawn, signed
 from facescale.kernels.cuda.start_kernel import start_kernel
-from facescale.kernels.cuda.tiles import TILES, power_of_2
+from facescale.kernels.cuda.tiles import power_of_2, tile_for
 
 
 def start_(drawn: Drawn, key: tuple[int, int], first_class: int, deviation: float) -> None:
@@ -16,7 +16,7 @@ def start_(drawn: Drawn, key: tuple[int, int], first_class: int, deviation: floa
     """
     if not drawn.count:
         return
-    tile = TILES["start"]["tf32"]
+    tile = tile_for("start", "tf32", drawn.table.device)
     table, scales, rows = drawn.pointers()
     start_kernel[(-(-drawn.count // tile.rows),)](
         table, scales, rows, drawn.first, drawn.count, *signed(key), first_class, deviation,

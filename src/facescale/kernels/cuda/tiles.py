@@ -1,10 +1,16 @@
 """Tile sizes of the head's kernels, for each way to round a product.
 
-Chosen by compiling for sm_80 and sm_90: no register is spilled, and the shared memory fits.
+Compiled for sm_80 and sm_90, they spill no register, and the shared memory fits.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
+
+import torch
 
 SPLITS = 64
 """Parts of the rows, where their product with the batch is summed up."""
@@ -58,6 +64,52 @@ TILES: dict[str, dict[Precision, Tile]] = {
     "start": {"tf32": Tile(8, 0, 0, 4, 1)},
 }
 """By kernel and product; kernels without a product have one entry. int8 rows have all columns."""
+
+
+MEASURED: dict[int, dict[str, dict[Precision, Tile]]] = {
+    90: {
+        "forward": {
+            "tf32x3": Tile(64, 128, 32, 4, 3),
+            "bf16": Tile(64, 128, 64, 4, 3),
+        },
+        "to_batch": {
+            "tf32x3": Tile(32, 128, 64, 4, 2),
+            "bf16": Tile(32, 128, 256, 8, 3),
+        },
+        "update": {
+            "tf32x3": Tile(32, 32, 128, 4, 3),
+            "bf16": Tile(64, 32, 64, 8, 3),
+        },
+    }
+}
+"""By compute capability: those that were the fastest on such a card, in place of `TILES`."""
+
+_assumed = ContextVar("_assumed", default=80)
+
+
+@contextmanager
+def assumed(capability: int) -> Iterator[None]:
+    """Inside, tiles of tensors that are on no card are those for a card of this capability."""
+    token = _assumed.set(capability)
+    try:
+        yield
+    finally:
+        _assumed.reset(token)
+
+
+def tile_for(kernel: str, precision: Precision, device: torch.device) -> Tile:
+    """The tile of a kernel on a device."""
+    capability = _capability(device) if device.type == "cuda" else _assumed.get()
+    fastest = MEASURED.get(capability, {}).get(kernel, {}).get(precision)
+    return TILES[kernel][precision] if fastest is None else fastest
+
+
+@cache
+def _capability(device: torch.device) -> int:
+    if not torch.cuda.is_available():
+        return 0  # of a plan
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def power_of_2(number: int) -> int:
