@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from facescale.config import BackboneConfig, Config, DataConfig, TrainConfig
+from facescale import backbones
+from facescale.config import BackboneConfig, Config, DataConfig, OptimConfig, TrainConfig
 from facescale.training import TrainState, build, graphs, state, train_step
-from facescale.training.graphs import graphs_note, why_not
+from facescale.training.graphs import graphs_note, takes_graphs
 from facescale.training.recompute import Recomputed
 
 CPU = torch.device("cpu")
@@ -52,7 +53,7 @@ def captured() -> Iterator[list[tuple[Any, ...]]]:
 def test_a_capture_leaves_the_run_as_it_was(
     captured: list[tuple[Any, ...]], precision: Any
 ) -> None:
-    plain, graphed = make(precision=precision), make(precision=precision, graphs=True)
+    plain, graphed = make(precision=precision, graphs=False), make(precision=precision, graphs=True)
     assert captured == [
         ((4, 3, 112, 112), torch.uint8, 1, True),
         (precision == "bf16", False),
@@ -67,9 +68,39 @@ def test_a_capture_leaves_the_run_as_it_was(
     assert torch.equal(train_step(plain, batch), train_step(graphed, batch))
 
 
+@pytest.mark.parametrize(
+    ("network", "device", "ranks", "train", "taken"),
+    [
+        ("r18_half", "cuda", 1, {}, True),
+        ("r18_half", "cuda", 2, {}, False),
+        ("r18_half", "cuda", 2, {"graphs": True}, True),
+        ("r18_half", "cuda", 1, {"graphs": False}, False),
+        ("r18_half", "cuda", 1, {"compile": True}, False),
+        ("r18_half", "cuda", 1, {"micro_batch": 2}, False),
+        ("r18_half", "cpu", 1, {}, False),
+        ("vit_t", "cuda", 1, {}, False),
+        ("vit_t", "cuda", 1, {"graphs": True}, True),
+    ],
+)
+def test_graphs_are_taken_where_they_are_known_to_work_or_asked_for(
+    network: str, device: str, ranks: int, train: dict[str, Any], taken: bool
+) -> None:
+    with torch.device("meta"):
+        backbone = backbones.build(network)
+    config = Config(backbone=BackboneConfig(name=network), train=TrainConfig(**train))
+    assert takes_graphs(config, device, ranks, backbone) == taken
+
+
+def test_frozen_statistics_are_not_captured_unasked() -> None:
+    with torch.device("meta"):
+        backbone = backbones.build("r18_half")
+    config = Config(optim=OptimConfig(groups=["conv1:0"]))
+    assert not takes_graphs(config, "cuda", 1, backbone)
+
+
 def test_where_there_are_no_graphs_the_run_goes_on_and_says_so() -> None:
     asked = TrainConfig(graphs=True)
-    assert why_not(TrainConfig(), "cpu", 1) is None
+    assert graphs_note(TrainConfig(), "cpu", 1, nn.Linear(1, 1)) is None
     plain, large = nn.Linear(1, 1), nn.Sequential(Recomputed())
     assert graphs_note(asked, "cuda", 8, plain) is None
     for train, device, network, reason in (

@@ -106,8 +106,9 @@ class TrainConfig(Section, prefix="train."):
     """Memory layout of images and weights."""
     compile: bool = False
     """Compile the backbone with torch.compile; takes minutes at the start."""
-    graphs: bool = False
-    """Replay the backbone's passes as CUDA graphs, which spares the host. For small networks."""
+    graphs: bool | None = None
+    """Replay the backbone's passes as CUDA graphs: the host launches two graphs, not hundreds of
+    kernels. When not given: on a card with one rank, for the convolutional networks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from facescale.backbones.backbone import IMAGE_SHAPE, Backbone
-from facescale.config import TrainConfig
+from facescale.backbones.convolutional import ConvolutionalBackbone
+from facescale.config import Config, TrainConfig
 from facescale.data.transforms import Augment
 from facescale.training.precision import trunk_autocast
 from facescale.training.recompute import recomputes
@@ -12,12 +13,25 @@ from facescale.training.recompute import recomputes
 WARMUPS = 11  # before a capture; torch asks for as many where DDP follows
 
 
+def takes_graphs(config: Config, device_type: str, ranks: int, backbone: nn.Module) -> bool:
+    """Whether the backbone's passes are to be CUDA graphs; by default where they are known to work.
+
+    With several ranks they cost the overlap of backward pass and gradient sum, so they are asked
+    for there.
+    """
+    train, asked = config.train, config.train.graphs
+    if train.compile or why_not(train, device_type, ranks, backbone):
+        return False
+    if asked is None:
+        frozen = config.optim.groups and config.optim.frozen_statistics
+        return ranks == 1 and isinstance(backbone, ConvolutionalBackbone) and not frozen
+    return asked
+
+
 def why_not(
     train: TrainConfig, device_type: str, ranks: int, backbone: nn.Module | None = None
 ) -> str | None:
-    """Why `train.graphs` has no effect in a run, or None where it has."""
-    if not train.graphs:
-        return None
+    """Why there can be no CUDA graphs in a run, or None where there can."""
     reasons = {
         "there is no CUDA device": device_type != "cuda",
         "train.micro_batch computes portions again": train.micro_batch is not None,
@@ -31,32 +45,32 @@ def graphs_note(
     train: TrainConfig, device_type: str, ranks: int, backbone: nn.Module
 ) -> str | None:
     """What to say of it at the start of a run; None if nothing."""
-    reason = why_not(train, device_type, ranks, backbone)
+    reason = why_not(train, device_type, ranks, backbone) if train.graphs else None
     return f"train.graphs is without effect: {reason}" if reason else None
 
 
 def capture_(
     backbone: Backbone,
-    train: TrainConfig,
+    config: Config,
     device: torch.device,
     ranks: int,
     augment: Augment,
     batch: tuple[int, torch.memory_format],
 ) -> None:
-    """Make both passes of `backbone` CUDA graphs, if `train` asks for that and it can be.
+    """Make both passes of `backbone` CUDA graphs, where `takes_graphs` says so.
 
     Its `forward` replays them from then on, in training mode; all else is as before. Every batch
     must be alike. The passes that come before a capture change no running statistics in the end.
 
     Args:
         backbone: On `device`; without hooks.
-        train: The options of the run.
+        config: Of the run.
         device: Where the backbone is.
         ranks: Of the run.
         augment: What makes a batch for the backbone.
         batch: Samples and layout of a batch.
     """
-    if not train.graphs or why_not(train, device.type, ranks, backbone):
+    if not takes_graphs(config, device.type, ranks, backbone):
         return
     samples, layout = batch
     images = torch.zeros(samples, *IMAGE_SHAPE, dtype=torch.uint8, device=device)
@@ -64,7 +78,7 @@ def capture_(
     training = backbone.training
     kept = [buffer.clone() for buffer in backbone.buffers()]
     # A weight in the cache would be of the capture.
-    with trunk_autocast(device.type, train.precision, cache=False):
+    with trunk_autocast(device.type, config.train.precision, cache=False):
         torch.cuda.make_graphed_callables(
             backbone.train(), (images,), num_warmup_iters=WARMUPS, allow_unused_input=True
         )

@@ -142,10 +142,9 @@ def build(config: Config, device: torch.device) -> TrainState:
         1, round(config.train.epochs * len(dataset) / global_batch)
     )
     augment = augmentation(**asdict(config.data.augment))
-    if not config.train.compile:
-        share = len(shard_range(global_batch, world.size, world.rank))
-        layout = memory_layout(config.train)
-        capture_(backbone, config.train, device, world.size, augment, (share, layout))
+    share = len(shard_range(global_batch, world.size, world.rank))
+    layout = memory_layout(config.train)
+    capture_(backbone, config, device, world.size, augment, (share, layout))
     return TrainState(
         config=config,
         device=device,
