@@ -10,7 +10,7 @@ from facescale.data.transforms import Augment
 from facescale.training.precision import trunk_autocast
 from facescale.training.recompute import recomputes
 
-WARMUPS = 11  # before a capture; torch asks for as many where DDP follows
+WARMUPS, WARMUPS_OF_DDP = 3, 11  # before a capture; torch asks for as many
 
 
 def takes_graphs(config: Config, device_type: str, ranks: int, backbone: nn.Module) -> bool:
@@ -75,12 +75,12 @@ def capture_(
     samples, layout = batch
     images = torch.zeros(samples, *IMAGE_SHAPE, dtype=torch.uint8, device=device)
     images = augment(images.contiguous(memory_format=layout), seed=0, position=0)
-    training = backbone.training
+    training, warmups = backbone.training, WARMUPS if ranks == 1 else WARMUPS_OF_DDP
     kept = [buffer.clone() for buffer in backbone.buffers()]
     # A weight in the cache would be of the capture.
     with trunk_autocast(device.type, config.train.precision, cache=False):
         torch.cuda.make_graphed_callables(
-            backbone.train(), (images,), num_warmup_iters=WARMUPS, allow_unused_input=True
+            backbone.train(), (images,), num_warmup_iters=warmups, allow_unused_input=True
         )
     for buffer, value in zip(backbone.buffers(), kept, strict=True):
         buffer.copy_(value)

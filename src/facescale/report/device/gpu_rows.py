@@ -47,7 +47,8 @@ def _row(results: Results, case: Case) -> dict[str, Any] | None:
     setting |= {"precision": "float32", "identities": network.num_classes}
     if case.batch == MAX:
         return _found(results, **setting, what="batch")
-    return results.first("step", **setting, batch=case.batch, who="facescale", way="eager")
+    setting |= {"batch": case.batch, "who": "facescale", "way": results.usual}
+    return results.first("step", **setting)
 
 
 def _found(results: Results, **wanted: Any) -> dict[str, Any] | None:

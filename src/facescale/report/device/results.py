@@ -48,6 +48,11 @@ class Results:
         return self.settings.device == "cuda"
 
     @property
+    def usual(self) -> str:
+        """The way in which the trainer takes a step on the device by default."""
+        return "graphs" if self.on_card else "eager"
+
+    @property
     def device(self) -> str:
         """Name of the device."""
         name = "gpu" if self.on_card else "processor"

@@ -62,7 +62,7 @@ def targets(results: Results) -> Iterator[Target]:
             "precision": precision,
             "rate": 0.1,
         }
-        ours = results.first("step", who=OURS, way="eager", identities=360_232, **found)
+        ours = results.first("step", who=OURS, way=results.usual, identities=360_232, **found)
         rate = None if ours is None else float(ours["images_per_s"])
         yield Target(f"R100 {precision} b256, full step", LEAST, wanted, "images/s", rate)
         if precision == "bf16":
@@ -113,7 +113,7 @@ def _exposed(results: Results) -> float | None:
         "network": "r100",
         "precision": "bf16",
         "batch": 256,
-        "way": "eager",
+        "way": results.usual,
     }
     full = results.first("step", identities=360_232, rate=0.1, **setting)
     bare = results.first("step", dataset="", **setting)
