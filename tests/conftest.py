@@ -5,9 +5,11 @@ import multiprocessing
 import pickle
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from torch import nn
 
 from facescale.backbones import registry
 from facescale.backbones.convolutional import assemble
+from facescale.plan import costs
 
 # A forked child inherits no worker threads: a parent that has used several would hang it.
 torch.set_num_threads(1)
@@ -73,6 +76,36 @@ def tiny_builder() -> Any:
 def tiny_y1(monkeypatch: pytest.MonkeyPatch) -> None:
     """Network y1 with one layer of trunk, in this process and its forks."""
     monkeypatch.setitem(registry._BUILDERS, "y1", tiny_builder())
+
+
+_SHORT: dict[str, dict[str, Any]] = {
+    **{name: {"units": (1, 1, 1, 2)} for name in ("r18_half", "r18", "r50", "r100", "ir_se_50")},
+    "y1": {"blocks": (1, 1, 1, 1)},
+    "mbf": {"blocks": (2, 1, 1, 1)},
+    **{name: {"depth": 2} for name in ("vit_t", "vit_b_dp005_mask_005")},
+}
+_WHOLE = dict(registry._BUILDERS)
+
+
+@contextmanager
+def shortened() -> Iterator[None]:
+    """Inside the block, networks have every kind of block that they consist of, but few of each."""
+    short = {
+        name: partial(registry._BUILDERS[name], **few)
+        for name, few in _SHORT.items()
+        if registry._BUILDERS[name] is _WHOLE[name]  # another fixture may have put in its own
+    }
+    costs._walk.cache_clear()
+    with mock.patch.dict(registry._BUILDERS, short):
+        yield
+    costs._walk.cache_clear()
+
+
+@pytest.fixture
+def short_networks() -> Iterator[None]:
+    """Networks of few blocks, in this process and its forks."""
+    with shortened():
+        yield
 
 
 @pytest.fixture

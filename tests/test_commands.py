@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import multiprocessing
 import os
 import pickle
 import re
@@ -11,14 +12,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from conftest import shortened
 from facescale import backbones
 from facescale.cli import COMMANDS, main
 from facescale.report.record import DONE, Record, Run
@@ -42,8 +45,13 @@ SMALL = (
     *("--train.batch_size", "4", "--train.steps", "2", "--log_every", "1", "--device", "cpu"),
 )
 SMALL_REPORT = (
-    *("--devices", "1", "--cases", "emore_y1/model_parallel/256", "--runs", "1", "--batch", "2"),
+    *("--devices", "2", "--cases", "emore_y1/model_parallel/256", "--runs", "1", "--batch", "2"),
     *("--iterations", "3", "--device", "cpu", "--threads", "1", "--output", "new"),
+)
+
+
+TRAINED_BY_8 = (
+    "torchrun --nproc_per_node=8 -m facescale train emore_r100 --data.path /data/faces_emore"
 )
 
 
@@ -55,6 +63,7 @@ class Rule:
     more: tuple[str, ...] = ()
     """Options behind those of the document, which override them."""
     slow: bool = False
+    """Whether it is run by `make test-all` only; the fast tests do as with one that is not run."""
     not_run: str = ""
     """Why it is only parsed (facescale), a dry run (make), or asked for its help (python)."""
 
@@ -99,7 +108,8 @@ RULES = [
     Rule("facescale bench page"),
     Rule("facescale bench device", ("--sizes", "tiny", "--budget", "6", "--phases", "ceilings")),
     Rule("torchrun --nproc_per_node=8 -m facescale data align", not_run="as without torchrun"),
-    Rule("torchrun --nproc_per_node=8", (*SMALL, "--head.sample_rate", "0.5")),
+    Rule(TRAINED_BY_8, (*SMALL, "--head.sample_rate", "0.5")),
+    Rule(f"{TRAINED_BY_8} --evaluation", (*SMALL, "--head.sample_rate", "0.5"), slow=True),
     Rule("make", not_run="it installs, or runs all tests; a dry run shows that the target exists"),
     Rule(
         "python cluster/growth.py",
@@ -165,8 +175,13 @@ def test_every_command_has_a_rule_and_every_rule_a_command() -> None:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with small files under the names that the documents use."""
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with small files under the names that the documents use; networks are short."""
+    with shortened():
+        yield _filled(tmp_path_factory)
+
+
+def _filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("places")
     random = np.random.default_rng(0)
     for name in ("faces", "NEW"):
@@ -220,6 +235,8 @@ def here(places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     """The current folder: its own copy of `places`, so that no command sees another one's files."""
     shutil.copytree(places, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
+    fork = multiprocessing.get_context("fork")  # without Python's start and imports
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
     before = signal.getsignal(signal.SIGTERM)
     yield tmp_path / "here"
     signal.signal(signal.SIGTERM, before)
@@ -250,18 +267,17 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
     return read
 
 
-def commands() -> list[object]:
-    rules = {command: rule_of(command) for command in FENCED}
-    return [
-        pytest.param(
-            command,
-            rule,
-            id=f"{FENCED[command]}: {command[:60]}",
-            marks=[pytest.mark.slow] if rule.slow else [],
-        )
-        for command, rule in rules.items()
-        if rule is not None
-    ]
+def commands() -> list[Any]:
+    found = []
+    for command, document in FENCED.items():
+        name, rule = f"{document}: {command[:60]}", rule_of(command)
+        if rule is None:
+            continue
+        if rule.slow:
+            found += [pytest.param(command, rule, id=f"{name}, run", marks=pytest.mark.slow)]
+            rule = replace(rule, not_run="slow")
+        found += [pytest.param(command, rule, id=name)]
+    return found
 
 
 @pytest.mark.parametrize(("command", "rule"), commands())

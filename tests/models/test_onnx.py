@@ -24,6 +24,8 @@ from shared_data import shared_data
 onnx = pytest.importorskip("onnx", reason="it comes with the extra 'export'")
 ort = pytest.importorskip("onnxruntime", reason="it comes with the extra 'export'")
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 
 def lived_in(**spec: Any) -> Backbone:
     """In eval mode, with running statistics of noise."""
@@ -103,11 +105,12 @@ def test_the_command_says_what_the_graph_takes_and_the_file_does_too(
     assert not any(node.op_type == "BatchNormalization" for node in graph.graph.node)
 
 
+@pytest.mark.usefixtures("tiny_y1")
 @pytest.mark.parametrize(("opset", "ir_version"), [(15, 8), (18, 8), (20, 9)])
 def test_an_opset_is_honoured_with_the_oldest_format_that_has_it(
     tmp_path: Path, opset: int, ir_version: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backbone = lived_in(name="y1", image_size=28)
+    backbone = lived_in(name="y1")
     export_onnx(backbone, tmp_path / "model.onnx", opset)
     graph = onnx.load(tmp_path / "model.onnx")
     assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", opset)]
@@ -116,22 +119,25 @@ def test_an_opset_is_honoured_with_the_oldest_format_that_has_it(
     agree(tmp_path / "model.onnx", backbone, noise(2))
 
 
+@pytest.mark.usefixtures("tiny_y1")
 @pytest.mark.parametrize("opset", [-1, 0, 11, 14, 99])
 def test_another_opset_is_refused_at_once(tmp_path: Path, opset: int) -> None:
     with pytest.raises(ValueError, match=rf"opset must be from 15 to \d+, got {opset}"):
-        export_onnx(lived_in(name="y1", image_size=28), tmp_path / "model.onnx", opset)
+        export_onnx(lived_in(name="y1"), tmp_path / "model.onnx", opset)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("tiny_y1")
 def test_an_opset_that_torch_did_not_write_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "LOWEST_OPSET", 14)
     with pytest.raises(ValueError, match="cannot be written in opset 14; choose 18"):
-        export_onnx(lived_in(name="y1", image_size=28), tmp_path / "model.onnx", 14)
+        export_onnx(lived_in(name="y1"), tmp_path / "model.onnx", 14)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("tiny_y1")
 def test_a_graph_that_answers_otherwise_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +170,7 @@ def test_half_precision_answers_nearly_the_same_for_any_number_of_faces(
 
 
 def test_eight_bits_find_their_ranges_on_faces(tmp_path: Path) -> None:
-    backbone, path = lived_in(name="y1", image_size=28), tmp_path / "model.onnx"
+    backbone, path = lived_in(name="y1"), tmp_path / "model.onnx"
     # the differences between images of noise are smaller than the steps of 8 bits
     pixels = noise(8)[:, :, ::28, ::28].repeat(28, axis=2).repeat(28, axis=3)
     difference = export_onnx(backbone, path, dtype="int8", faces=pixels.transpose(0, 2, 3, 1))
@@ -181,8 +187,9 @@ def test_eight_bits_find_their_ranges_on_faces(tmp_path: Path) -> None:
         export_onnx(backbone, path, dtype="int8")
 
 
+@pytest.mark.usefixtures("tiny_y1")
 def test_a_format_is_honoured_or_refused(tmp_path: Path) -> None:
-    backbone, path = lived_in(name="y1", image_size=28), tmp_path / "model.onnx"
+    backbone, path = lived_in(name="y1"), tmp_path / "model.onnx"
     export_onnx(backbone, path, 18, ir_version=10)
     assert onnx.load(path).ir_version == 10
     with pytest.raises(ValueError, match=r"ir_version must be from 9 to \d+ here, got 8"):

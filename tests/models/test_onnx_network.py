@@ -18,6 +18,7 @@ def noise(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 112, 112), generator=random, dtype=torch.uint8)
 
 
+@pytest.mark.usefixtures("short_networks")
 @pytest.mark.parametrize("family", ["mxnet", "arcface_torch"])
 def test_an_export_answers_as_its_backbone(tmp_path: Path, family: str) -> None:
     random = torch.Generator().manual_seed(1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import facescale
+from conftest import shortened
 from facescale.cli import main
 from facescale.config import BackboneConfig, Config, HeadConfig, TrainConfig
 from facescale.head import draw
@@ -25,7 +26,7 @@ CARD = torch.device("cuda")
 
 def walked(rate: float, budget: int, dtype: torch.dtype) -> tuple[int, int]:
     """Peak of a real step of the head in the CUDA walk, and what the plan says of it."""
-    rows, samples, dim = 3000, 40, 64
+    rows, samples, dim = 1000, 24, 32
     head = facescale.MarginHead(
         rows, dim, sample_rate=rate, logits_budget=budget, dtype=dtype, shards=1
     )
@@ -33,10 +34,10 @@ def walked(rate: float, budget: int, dtype: torch.dtype) -> tuple[int, int]:
     with mock.patch.object(draw, "library", return_value=None):
         sample = head.draw(torch.arange(samples) * 7)
     embeddings = torch.randn(samples, dim, requires_grad=True)
-    with mock.patch.object(cuda, "LEAST_ROWS", 512), Ledger() as ledger:
+    with mock.patch.object(cuda, "LEAST_ROWS", 128), Ledger() as ledger:
         head(embeddings, sample, 0.1).backward()
     drawn = rows if sample.rows is None else len(sample.rows)
-    with mock.patch.object(cards, "LEAST_ROWS", 512):
+    with mock.patch.object(cards, "LEAST_ROWS", 128):
         cost = cards.walk_cost(drawn, samples, dim, "tf32x3", budget, rate < 1.0)
     numbers = 8 * drawn if rate < 1.0 else 0  # drawn before the ledger was opened
     return int(ledger.peak), cost.kept + cost.temporaries - numbers
@@ -48,7 +49,7 @@ def walked(rate: float, budget: int, dtype: torch.dtype) -> tuple[int, int]:
     [
         (0.5, 1 << 28, torch.float32),
         (1.0, 1 << 28, torch.int8),
-        (1.0, 4 * 40 * 1024, torch.float32),
+        (1.0, 4 * 24 * 256, torch.float32),
     ],
 )
 def test_the_head_takes_what_the_plan_says(rate: float, budget: int, dtype: torch.dtype) -> None:
@@ -58,20 +59,25 @@ def test_the_head_takes_what_the_plan_says(rate: float, budget: int, dtype: torc
 
 def kept_by_the_backbone(name: str, recompute: bool) -> tuple[int, int, int]:
     """Bytes alive behind a real forward pass by the kernels, those planned, and without kernels."""
+    with shortened():
+        return _kept_by_the_backbone(name, recompute)
+
+
+def _kept_by_the_backbone(name: str, recompute: bool) -> tuple[int, int, int]:
     backbone = BackboneConfig(name=name, image_size=28)
     config = Config(backbone=backbone, train=TrainConfig(recompute=recompute))
     network = make_backbone(config, CARD).train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.zeros(6, 3, 112, 112, dtype=torch.uint8)
+    images = torch.zeros(3, 3, 112, 112, dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
     with Ledger() as ledger:
         embeddings = network(images)
         found = ledger.live
     del embeddings
-    planned = backbone_cost(config, 6, "cuda").activations - images.nbytes
+    planned = backbone_cost(config, 3, "cuda").activations - images.nbytes
     with mock.patch("facescale.acceleration.accelerate.available", return_value=False):
         other = replace(config, train=replace(config.train, micro_batch=7))  # not in the cache
-        plain = backbone_cost(other, 6, "cuda")
+        plain = backbone_cost(other, 3, "cuda")
     return int(found), planned, plain.activations - images.nbytes
 
 

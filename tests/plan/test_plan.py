@@ -3,9 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import is_dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -27,7 +25,6 @@ from facescale.config import (
 )
 from facescale.kernels.cpu import norm
 from facescale.kernels.cpu.build import missing
-from facescale.plan import costs
 from facescale.plan.costs import backbone_cost, head_cost
 from facescale.plan.ledger import Ledger
 from facescale.plan.plan import Plan, Planner
@@ -169,26 +166,16 @@ PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def one_of_a_kind() -> list[str]:
-    """The presets that differ in more than numbers of the head, one of each kind."""
-    kinds: dict[tuple[Any, ...], str] = {}
+    """One preset of each kind: they differ in more than numbers, constants and precision."""
+    kinds: dict[str, str] = {}
     for name in PRESET_NAMES:
-        values = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
-        backbone, train = (values.get(section, {}) for section in ("backbone", "train"))
-        size = train.get("batch_size", train.get("global_batch_size"))
-        kinds.setdefault((backbone.get("name"), backbone.get("image_size"), size), name)
+        config = config_of_preset(name)
+        architecture = registry._BUILDERS[config.backbone.name].func  # type: ignore[attr-defined]
+        backbone = replace(config.backbone, name="", family=None, dropout=None)
+        train = config.train
+        options = (train.accumulate, train.recompute, train.graphs, config.optim.name)
+        kinds.setdefault(f"{architecture}, {backbone}, {options}", name)
     return sorted(kinds.values())
-
-
-@pytest.fixture
-def short_networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """All kinds of units, but few of each: a walk takes a fifth of the time."""
-    few = {"units": (1, 2, 2, 2)}
-    shorter = {"r50": few, "r100": few, "y1": {"blocks": (1, 1, 1, 1)}}
-    for name, change in (shorter | {"vit_b_dp005_mask_005": {"depth": 2}}).items():
-        monkeypatch.setitem(registry._BUILDERS, name, partial(registry._BUILDERS[name], **change))
-    costs._walk.cache_clear()
-    yield
-    costs._walk.cache_clear()
 
 
 def plan_everywhere(preset: str) -> None:

@@ -217,6 +217,7 @@ def run_real(folder: Path, devices: int, *more: str, memory: int | None = None) 
     return run_trial_process(command, folder, threads=1, counted=2, timeout_s=100)
 
 
+@pytest.mark.slow
 def test_two_real_ranks_leave_rates_and_nothing_large(tmp_path: Path) -> None:
     run = run_real(tmp_path, 2)
     assert run.outcome == DONE, (tmp_path / "output.log").read_text()

@@ -1,6 +1,7 @@
 """What is timed does the same work, and the harness times it in turn."""
 
 import json
+import multiprocessing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -100,10 +101,17 @@ def test_flop_of_an_image_are_the_published_ones(network: str, gflop: float) -> 
     assert steps.flop(network) / 1e9 == pytest.approx(gflop, rel=0.02)
 
 
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A contender starts without Python's start and imports."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+
+
 def test_contenders_take_turns() -> None:
     case = case_of("head/2000/0.5/4/16")
     chosen = tuple(c for c in case.contenders if c.name in ("facescale", "dense tuned"))
-    times = interleave(replace(case, contenders=chosen, probe=(64, 64, 64)), 2)
+    times = interleave(replace(case, contenders=chosen, probe=(256, 256, 256)), 2)
     assert times.interleaved
     assert {name: len(seconds) for name, seconds in times.steps.items()} == {
         "facescale": 2,
@@ -113,22 +121,23 @@ def test_contenders_take_turns() -> None:
     assert json.loads(json.dumps(times.record()))["case"] == "head/2000/0.5/4/16"
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_what_does_not_fit_takes_the_machine_one_by_one() -> None:
     step = Contender("a", partial(_counting, 1), memory=2.0)
-    case = Case("", "", (step, replace(step, name="b")), samples=1, probe=(8, 8, 8))
+    case = Case("", "", (step, replace(step, name="b")), samples=1, probe=(256, 256, 256))
     times = interleave(case, 2, memory=3.0)
     assert not times.interleaved
     assert {name: len(seconds) for name, seconds in times.steps.items()} == {"a": 2, "b": 2}
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_contender_that_dies_is_named() -> None:
     case = Case("", "", (Contender("a", partial(_counting, 0), memory=0.0),), samples=1)
     with pytest.raises(ChildProcessError, match="a ended with status 1"):
         interleave(case, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("memory", [None, 0.5], ids=["together", "one by one"])
 def test_another_that_dies_takes_no_further_part(
     memory: float | None, capsys: pytest.CaptureFixture[str]
@@ -137,7 +146,7 @@ def test_another_that_dies_takes_no_further_part(
         Contender("a", partial(_counting, 1), 1.0),
         Contender("b", partial(_counting, 0), 1.0),
     )
-    times = interleave(Case("", "", contenders, samples=1, probe=(8, 8, 8)), 2, memory)
+    times = interleave(Case("", "", contenders, samples=1, probe=(256, 256, 256)), 2, memory)
     assert len(times.steps["a"]) == 2
     assert "b ended with status 1" in times.lost["b"]
     Console().print(_table(times))

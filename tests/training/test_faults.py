@@ -23,7 +23,7 @@ from facescale.training import build, train, train_step
 from facescale.training.metrics import read_metrics
 from runs import CPU, assert_same_model, end, run_of, start
 
-FAULTS = int(os.environ.get("FAULTS", "4"))
+FAULTS = int(os.environ.get("FAULTS", "2"))
 
 
 @pytest.mark.usefixtures("tiny_y1")
@@ -128,7 +128,15 @@ def test_without_a_whole_checkpoint_a_run_does_not_begin_anew_by_itself(tmp_path
 
 @pytest.mark.usefixtures("tiny_y1")
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+    "number",
+    [
+        signal.SIGTERM,
+        signal.SIGUSR1,
+        *(
+            pytest.param(number, marks=pytest.mark.slow)
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+        ),
+    ],
 )
 def test_asked_to_leave_all_ranks_save_at_one_step(tmp_path: Path, number: int) -> None:
     config = run_of(steps=300)

@@ -179,8 +179,8 @@ def wait_for_checkpoint(running: "subprocess.Popen[bytes]", output: Path) -> Non
 
 def test_two_hosts_train_as_one_does(hosts: Hosts, run_ranks: RunRanks, tmp_path: Path) -> None:
     output = tmp_path / "two-hosts"
-    assert hosts.end(hosts.start(output, 6), output) == 0
-    assert_same(output, on_one_host(run_ranks, tmp_path / "one-host", 6))
+    assert hosts.end(hosts.start(output, 3), output) == 0
+    assert_same(output, on_one_host(run_ranks, tmp_path / "one-host", 3))
 
 
 @ALL

@@ -18,6 +18,8 @@ from facescale.training.state import make_backbone
 
 CPU = torch.device("cpu")
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 
 class Outside(Backbone):
     """A backbone of somebody else: blocks with BatchNorm and dropout, in a module of its own."""

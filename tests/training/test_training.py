@@ -29,6 +29,8 @@ from facescale.training.micro_batch import MicroBatches
 from facescale.training.resume import restore_, save
 from runs import CPU, assert_equal_states, losses, small_run
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 
 @pytest.fixture
 def vit_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
