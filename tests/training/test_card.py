@@ -83,19 +83,20 @@ def test_a_second_stream_changes_no_number() -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["r18_half", "y1"])
 def test_options_change_no_number_but_for_rounding(
-    name: str, options: dict[str, Any], tolerance: float
+    options: dict[str, Any], tolerance: float
 ) -> None:
+    options = {"graphs": False} | options
     plain = {key: value for key, value in options.items() if key == "precision"}
-    losses, others = run(make(name, **options))[0], run(make(name, **plain))[0]
+    losses = run(make(**options), 3)[0]
+    others = run(make(graphs=False, **plain), 3)[0]
     torch.testing.assert_close(losses, others, rtol=tolerance, atol=tolerance)
 
 
 def test_recomputed_blocks_take_less_memory() -> None:
     peaks = []
     for recompute in (False, True):
-        state = make(recompute=recompute, batch_size=128)
+        state = make(recompute=recompute, batch_size=128, graphs=False)
         run(state, 2)
         torch.cuda.reset_peak_memory_stats()
         run(replace(state), 2)

@@ -86,6 +86,7 @@ def test_a_compiled_backbone_learns_the_same_under_the_same_names() -> None:
 
 @gpu
 @needs_cuda
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(
     ("options", "tolerance"),
     [

@@ -128,9 +128,12 @@ def bad_step(what: str, at: int, name: Name) -> None:
         parameters = dict(state.backbone.named_parameters())
         assert same({n: t for n, t in backbone_before.items() if n in parameters}, now)
         assert not torch.equal(before["centres"], state.head.centres.table)
+    left, drawn = weights(state), state.head.num_steps
     message = f"step {at}: the {what} is not finite.*was (changed by|not changed)"
     with pytest.raises(FloatingPointError, match=message):
         train_step(state, batches[at + 1])
+    assert same(left, weights(state))
+    assert state.head.num_steps == drawn
     settle(state)  # said once
     losses = [train_step(state, batch).item() for batch in batches[at + 1 :]]
     assert torch.tensor(losses).isfinite().all()

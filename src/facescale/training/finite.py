@@ -24,6 +24,11 @@ def settle(state: TrainState) -> None:
         ValueError: A label of the last step is outside the classes.
     """
     state.head.settle()
+    settle_last(state)
+
+
+def settle_last(state: TrainState) -> None:
+    """`settle` but for the labels, which the head's next draw asks for."""
     if state.pending is None:
         return
     last, state.pending = state.pending, None

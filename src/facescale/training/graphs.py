@@ -77,6 +77,10 @@ def capture_(
     images = augment(images.contiguous(memory_format=layout), seed=0, position=0)
     training, warmups = backbone.training, WARMUPS if ranks == 1 else WARMUPS_OF_DDP
     kept = [buffer.clone() for buffer in backbone.buffers()]
+    # Weights are read on the stream of the capture, and their gradients are made there.
+    warn = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+    if warn is not None:
+        warn(False)
     # A weight in the cache would be of the capture.
     with trunk_autocast(device.type, config.train.precision, cache=False):
         torch.cuda.make_graphed_callables(

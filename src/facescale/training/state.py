@@ -1,9 +1,10 @@
 """The parts of a run, put together from its config."""
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from facescale import backbones
 from facescale.acceleration import accelerate_
@@ -31,6 +32,7 @@ from facescale.training.passed_over import PassedOver
 from facescale.training.precision import PRECISIONS, round_convolutions, settled, trunk_autocast
 from facescale.training.recompute import recompute_
 from facescale.training.sets import open_sets
+from facescale.training.statistics import running_statistics
 from facescale.training.sync_batchnorm import synchronise_norms_
 
 # Keys of a run's random numbers; the head has its own.
@@ -71,6 +73,11 @@ class TrainState:
     """Unreadable records."""
     pending: Pending | None = None
     """The last step, where the host has not yet asked whether its loss was finite."""
+
+    @cached_property
+    def running(self) -> list[Tensor]:
+        """Running mean and variance of each BatchNorm of the backbone, the buffers themselves."""
+        return running_statistics(self.backbone)
 
     @property
     def asks_late(self) -> bool:

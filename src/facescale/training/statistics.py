@@ -19,15 +19,23 @@ def running_statistics(module: nn.Module) -> list[Tensor]:
 def read_statistics(module: nn.Module) -> Tensor:
     """A copy of all running statistics, concatenated, (n,)."""
     none = next(module.parameters(), torch.empty(0)).detach().new_empty(0)
-    return torch.cat([s.flatten() for s in running_statistics(module)] or [none])
+    return joined(running_statistics(module), none)
 
 
 def write_statistics_(module: nn.Module, values: Tensor) -> None:
     """Set all running statistics to `values`, (n,), as `read_statistics` returned them."""
-    own = running_statistics(module)
-    parts = zip(own, values.split([s.numel() for s in own]), strict=True)
-    if own:
-        torch._foreach_copy_(own, [value.view_as(statistic) for statistic, value in parts])
+    set_(running_statistics(module), values)
+
+
+def joined(statistics: list[Tensor], none: Tensor) -> Tensor:
+    """A copy of them, concatenated; `none` if there are none."""
+    return torch.cat(statistics) if statistics else none
+
+
+def set_(statistics: list[Tensor], values: Tensor) -> None:
+    """Set them to `values`, (n,), as `joined` returned them."""
+    if statistics:
+        torch._foreach_copy_(statistics, values.split([s.numel() for s in statistics]))
 
 
 @contextmanager

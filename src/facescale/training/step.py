@@ -6,22 +6,21 @@ from torch import Tensor
 from facescale.data.loader import Batch
 from facescale.head.late import LateNumbers
 from facescale.random import derive_seed
-from facescale.training.finite import GRADIENT_KEPT, LOSS_KEPT, refuse, settle
+from facescale.training.finite import GRADIENT_KEPT, LOSS_KEPT, refuse, settle_last
 from facescale.training.groups import hold_statistics_
 from facescale.training.late import Pending, learn_unless_
 from facescale.training.state import AUGMENT, DROPOUT, TrainState
-from facescale.training.statistics import read_statistics, write_statistics_
+from facescale.training.statistics import joined, set_
 
 
 def train_step(state: TrainState, batch: Batch) -> Tensor:
     """One update of backbone and class centres. Returns this rank's share of the loss, ().
 
     Where `state.asks_late`, a loss or gradient that is not finite is reported by the next step, or
-    by `settle`; it changes nothing.
+    by `settle`; it changes nothing, and neither does the step that reports it.
 
     Every random number comes from (seed, step), so a run that was stopped repeats the same ones.
     """
-    settle(state)
     config, step = state.config, state.step
     lr = config.optim.lr * state.schedule(step)
     torch.manual_seed(derive_seed(config.seed, DROPOUT, step, state.world.rank))
@@ -34,12 +33,14 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
     # Before the backbone: which class centres join depends on the labels alone.
     sample = state.head.draw(labels, state.counts)
     state.head.margin_fraction = min(1.0, (step + 1) / (config.head.margin.warmup or 1))
-    statistics = read_statistics(state.backbone)
-    state.model.train()
+    statistics = joined(state.running, labels.new_empty(0, dtype=torch.float32))
+    if not state.model.training or config.optim.groups:
+        state.model.train()
     if config.optim.groups and config.optim.frozen_statistics:
         hold_statistics_(state.backbone)
     with state.autocast():
         embeddings = state.model(images)
+    settle_behind_forward(state, statistics)
     # The head works in float32 and needs no loss scale; what goes into the trunk does.
     share_of_update = 1 / config.train.accumulate
     scale = state.scaler.scale(torch.ones((), device=state.device)) * share_of_update
@@ -52,12 +53,25 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
         loss.backward()
         apply_gradients(state, batch, lr)
     else:
-        write_statistics_(state.backbone, statistics)
+        set_(state.running, statistics)
         refuse(state, batch, "loss", LOSS_KEPT, state.step)
     state.step += 1
     state.position += state.global_batch
     share: Tensor = loss.detach()
     return share
+
+
+def settle_behind_forward(state: TrainState, statistics: Tensor) -> None:
+    """Settle the last step while the device is busy with the forward pass of this one.
+
+    If that raises, the forward pass has changed nothing.
+    """
+    try:
+        settle_last(state)
+    except FloatingPointError:
+        set_(state.running, statistics)
+        state.head.num_steps -= 1
+        raise
 
 
 def apply_gradients(state: TrainState, batch: Batch, lr: float) -> None:
@@ -87,8 +101,7 @@ def learn_late(
     norm = clip_gradients(state, lr)
     bad = torch.stack([~loss.isfinite(), ~norm.isfinite()])
     learn_unless_(state.optimizer, bad.any())
-    now = read_statistics(state.backbone)
-    write_statistics_(state.backbone, torch.where(bad[:1], statistics, now))
+    set_(state.running, torch.where(bad[:1], statistics, joined(state.running, statistics)))
     state.kept.update_average_()
     state.pending = Pending(state.step, batch, LateNumbers(bad.long()))
     state.optimizer.zero_grad(set_to_none=True)
@@ -98,7 +111,8 @@ def clip_gradients(state: TrainState, lr: float) -> Tensor:
     """Set the learning rate, and shorten the backbone's gradient; returns its norm before, ()."""
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["factor"]
-    learning = [p for p in state.backbone.parameters() if p.grad is not None]
+    own = [p for group in state.optimizer.param_groups for p in group["params"]]
+    learning = [p for p in own if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
     if state.config.optim.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(learning, state.config.optim.clip_norm, norm)
