@@ -34,11 +34,24 @@ def _begin(interpret: bool) -> None:
 
 
 def mend_interpreter() -> None:
-    """Triton 3.6 takes the bound of a loop, an array of one element, for a scalar.
+    """Two repairs of Triton 3.6 and 3.7.
 
-    numpy 2.4 refuses that.
+    It takes the bound of a loop, an array of one element, for a scalar, which numpy 2.4 refuses.
+    And it patches its language at every call of a function by a kernel, though the kernel's launch
+    has done so for what they both know as `tl`: a fifth of a test's time.
     """
+    from triton import language
     from triton.runtime import interpreter
+
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if function.fn.__globals__.get("tl") is not language:
+            interpreter._patch_lang(function.fn)
+        try:
+            return function.rewrite()(*args, **kwargs)
+        except Exception as error:
+            raise interpreter.InterpreterError(repr(error)) from error
+
+    interpreter.InterpretedFunction.__call__ = call
 
     patch = interpreter._patch_lang_tensor
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import shortened
 from facescale import backbones
 from facescale.acceleration import accelerate_
 from facescale.acceleration.norms import NormedLayers, NormedUnit
@@ -103,7 +104,8 @@ def test_what_the_kernels_do_not_know_is_left_to_torch() -> None:
 def whole_network(name: str) -> None:
     """A step of stem, trunk and neck is as near to float64 as torch's, without its BatchNorm."""
     torch.manual_seed(0)
-    plain = backbones.build(name, image_size=28, dropout=0.0 if name != "y1" else None)
+    with shortened():
+        plain = backbones.build(name, image_size=28, dropout=0.0 if name != "y1" else None)
     plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast, truth = deepcopy(plain), deepcopy(plain).double()
     accelerate_(fast, torch.device("cuda"), torch.float32)

@@ -149,8 +149,8 @@ def test_a_file_that_may_not_be_read_says_permission(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    gone = "(exec 0<&-; sleep 1); echo ${PIPESTATUS[0]}"
-    program = f"{sys.executable} -m facescale --help | {gone}"
+    said = f"{{ sleep 0.1; exec {sys.executable} -m facescale --help; }}"
+    program = f"{said} | (exec 0<&-); echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", program], capture_output=True, text=True, check=True, timeout=60
     )

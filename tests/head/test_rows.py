@@ -121,9 +121,19 @@ def test_a_row_begins_when_it_is_read_and_not_before(dtype: torch.dtype) -> None
     torch.testing.assert_close(centres.weight(rows), truth, rtol=0, atol=within)
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "blocks"])
-@pytest.mark.parametrize("dtype", FEW_BITS)
-@pytest.mark.parametrize("rate", [1.0, 0.3])
+@pytest.mark.parametrize(
+    ("dtype", "rate", "compiled"),
+    [
+        (torch.bfloat16, 1.0, True),
+        (torch.bfloat16, 0.3, False),
+        (torch.int8, 0.3, True),
+        (torch.int8, 1.0, False),
+        pytest.param(torch.bfloat16, 1.0, False, marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, 0.3, True, marks=pytest.mark.slow),
+        pytest.param(torch.int8, 0.3, False, marks=pytest.mark.slow),
+        pytest.param(torch.int8, 1.0, True, marks=pytest.mark.slow),
+    ],
+)
 def test_small_steps_are_not_lost(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rate: float, compiled: bool
 ) -> None:

@@ -107,6 +107,7 @@ def bytes_alive(name: str, mode: AbstractContextManager[Any]) -> tuple[int, int]
     return alive, ledger.peak
 
 
+@pytest.mark.usefixtures("short_networks")
 @pytest.mark.parametrize("name", ["y1", "r18"])
 def test_one_fake_mode_after_another_and_then_real_tensors_need_the_same(name: str) -> None:
     modes: list[Callable[[], AbstractContextManager[Any]]] = [FakeTensorMode] * 2 + [nullcontext]

@@ -1,6 +1,7 @@
 """IR networks of AdaFace, CVLface and face.evoLVe become IResNets with the same answers."""
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def test_adafaces_weights_give_adafaces_embeddings(tmp_path: Path, name: str, ou
 IR_50 = (64, *(64,) * 3, *(128,) * 4, *(256,) * 14, *(512,) * 3)
 
 
+@lru_cache(maxsize=2)
 def ir_18(
     evolve: bool, stages: tuple[int, ...] = STAGES, squeeze: str | None = None
 ) -> dict[str, Tensor]:

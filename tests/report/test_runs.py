@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from facescale.cli import main
 from facescale.config import PRESETS
 from facescale.plan.limit import OUT_OF_MEMORY, is_out_of_memory
 from facescale.report import runs as runner
 from facescale.report.cases import MATRIX, NETWORKS, select
-from facescale.report.process import run_trial_process, trial_command
+from facescale.report.process import _failure, run_trial_process, trial_command
 from facescale.report.published import THROUGHPUT
 from facescale.report.record import DONE, Cell, Run, load
 from facescale.report.runs import run_matrix
@@ -262,24 +263,28 @@ def test_a_report_that_is_told_to_end_takes_its_trial_along(tmp_path: Path) -> N
     assert processes_of(tmp_path) == []
 
 
-def test_a_wrong_option_is_an_error_with_its_line(tmp_path: Path) -> None:
-    run = run_real(tmp_path, 1, "--backbone.name", "r99")
+WRONG = ["--backbone.name", "r99"]
+
+
+def test_a_wrong_option_is_an_error_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "case", "synthetic", "--output", str(tmp_path), *TINY, *WRONG])
+    (tmp_path / "output.log").write_text(capsys.readouterr().err)
+    run = _failure(tmp_path)
     assert run.outcome == "error"
     assert "unknown backbone 'r99'" in run.reason
 
 
 def test_a_killed_rank_is_told_by_its_signal(tmp_path: Path) -> None:
     (tmp_path / "output.log").write_text("  exitcode  : -9 (pid: 77)\n")
-    from facescale.report.process import _failure
-
     assert _failure(tmp_path).outcome == "killed by signal 9"
 
 
 def test_a_kernel_without_room_is_out_of_memory(tmp_path: Path) -> None:
     said = "terminate called after throwing an instance of 'std::bad_alloc'\n exitcode : -6\n"
     (tmp_path / "output.log").write_text(said)
-    from facescale.report.process import _failure
-
     assert _failure(tmp_path).outcome == "out of memory"
 
 

@@ -112,8 +112,11 @@ def initialise_(network: nn.Module, rules: Rules, generator: Generator | None = 
     """Start the convolutions and linear layers of `network` by `rules`, with biases 0.
 
     BatchNorm and PReLU keep torch's start (gamma 1, beta 0, slope 0.25), which both families share.
+    Layers without memory (device `meta`) are passed over: torch takes a millisecond for each.
     """
     for layer in network.modules():
+        if any(p.is_meta for p in layer.parameters(recurse=False)):
+            continue
         if isinstance(layer, nn.Conv2d):
             rules.conv(layer.weight, generator)
         elif isinstance(layer, nn.Linear):

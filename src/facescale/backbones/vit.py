@@ -76,6 +76,8 @@ class VisionTransformer(Backbone):
         self._initialise_()
 
     def _initialise_(self) -> None:
+        if self.mask_token.is_meta:
+            return  # no memory; torch would take a millisecond for each layer
         nn.init.normal_(self.mask_token, std=_STD)
         nn.init.normal_(self.pos_embed, std=_STD)
         for layer in self.modules():
