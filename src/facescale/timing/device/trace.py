@@ -15,7 +15,7 @@ from facescale.timing.device.bench import Bench, Row
 from facescale.timing.device.step_times import OURS, PEER, Setting, prepare_step, row_of
 
 STEPS = 3
-TOP = 12
+TOP = 20
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 """Categories of a trace's events that a device works on."""
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
@@ -32,7 +32,7 @@ def run(bench: Bench) -> None:
     for who in (OURS, PEER):
         setting = Setting(
             sizes.networks[0], sizes.batches[-2:][0], sizes.precisions[0], identities, dataset, 0.1,
-            who,
+            who, "graphs" if bench.on_cuda and who == OURS else "eager",
         )  # fmt: skip
         found: list[Row] = []
         what = row_of(setting) | {"what": "total"}
