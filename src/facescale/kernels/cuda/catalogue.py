@@ -85,7 +85,7 @@ def table(title: str, columns: dict[str, dict[int, list[Launch]]]) -> list[str]:
             spills = sum(use.stack + use.local for use in uses)
             cells.append(f"{registers}, {shared} KB" + (f", spills {spills} B" if spills else ""))
         lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def _name(launch: Launch) -> str:
