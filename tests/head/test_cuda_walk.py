@@ -15,7 +15,7 @@ from facescale.head import checks, draw
 from facescale.head.walks import blocks, cuda
 from facescale.head.walks.cuda import CudaWalk
 from host_reads import HostReads
-from reference import dense_combined, dense_step
+from reference import dense_combined, dense_filter, dense_step
 from triton_process import compiled, interpreted, needs_triton
 
 pytestmark = needs_triton
@@ -98,6 +98,7 @@ def against_the_dense_truth(kind: dict[str, Any]) -> None:
             lr=LR,
             momentum=kind.get("momentum", 0.9),
             weight_decay=DECAY,
+            others=dense_filter(kind.get("interclass_filter", 1.0)),
         )
         moved = velocity if kind.get("momentum", 0.9) else torch.zeros_like(velocity)
         for truth in (loss, gradient, weight, moved):
@@ -113,6 +114,7 @@ def against_the_dense_truth(kind: dict[str, Any]) -> None:
         {},
         {"sample_rate": 0.1},
         {"sample_rate": 0.5, "momentum": 0.0},
+        {"sample_rate": 0.5, "interclass_filter": 0.1},
     ],
     ids=str,
 )
@@ -292,7 +294,11 @@ def launches_without_values(kind: dict[str, Any]) -> list[str]:
     return [launch.kernel.__name__.removesuffix("_kernel") for launch in seen]
 
 
-@pytest.mark.parametrize("kind", [{}, {"sample_rate": 0.3, "dtype": torch.int8}], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"sample_rate": 0.3, "dtype": torch.int8, "interclass_filter": 0.4}],
+    ids=str,
+)
 def test_a_step_needs_no_value_of_the_device(kind: dict[str, Any]) -> None:
     passes = ["draw"] * ("sample_rate" in kind)
     passes += ["forward", "join", "probability", "to_batch", "update"]

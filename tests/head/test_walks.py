@@ -15,7 +15,7 @@ from facescale.head.step import Step
 from facescale.head.walks.blocks import BlockWalk
 from facescale.head.walks.cpu import CompiledWalk
 from facescale.kernels.cpu import build
-from reference import dense_combined, dense_step
+from reference import dense_combined, dense_filter, dense_step
 
 Name = Literal["compiled", "blocks"]
 
@@ -97,6 +97,7 @@ def truth_of(
 ) -> list[tuple[Tensor, Tensor]]:
     """Pairs of this head's answer after each of three steps, and the dense float64 truth."""
     weight, velocity = head.centres.full().double(), torch.zeros(head.num_classes, 32).double()
+    filtered = head.interclass_filter
     random, pairs = torch.Generator().manual_seed(2), []
     for _ in range(3):
         embeddings = torch.randn(batch, 32, generator=random).requires_grad_()
@@ -113,6 +114,7 @@ def truth_of(
             lr=0.2,
             momentum=0.9,
             weight_decay=5e-4,
+            others=None if filtered is None else dense_filter(filtered),
         )
         moved = head.centres.read(slice(0, head.num_classes))
         pairs += [(loss.detach(), true_loss), (embeddings.grad, gradient)]
@@ -137,11 +139,29 @@ def test_float32_steps_are_the_dense_float64_ones(
     if name == "blocks":
         monkeypatch.setattr(CompiledWalk, "serves", lambda step: False)
     head = facescale.MarginHead(classes, 32, facescale.combined(*margin), scale, rate)
-    for ours, truth in truth_of(head, margin, scale, batch):
+    assert_close(truth_of(head, margin, scale, batch))
+
+
+def assert_close(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    for ours, truth in pairs:
         # A cosine is off by 2**-24 or so, hence a probability by 64 * 2**-24 = 4e-6 of itself;
         # three steps follow each other.
         scale_of = truth.abs().max().item()
         torch.testing.assert_close(ours.double(), truth, rtol=0, atol=1e-5 * scale_of)
+
+
+@pytest.mark.parametrize("name", [pytest.param("compiled", marks=needs_kernels), "blocks"])
+@pytest.mark.parametrize("budget", [None, 40_000])
+def test_filtered_steps_are_the_dense_float64_ones(
+    monkeypatch: pytest.MonkeyPatch, name: Name, budget: int | None
+) -> None:
+    """With a filter that leaves out a fourth of all cosines, logits kept or computed again."""
+    if name == "blocks":
+        monkeypatch.setattr(CompiledWalk, "serves", lambda step: False)
+    head = facescale.MarginHead(
+        2000, 32, facescale.arcface(0.5), 32.0, 0.6, interclass_filter=0.12, logits_budget=budget
+    )
+    assert_close(truth_of(head, (1.0, 0.5, 0.0), 32.0, 50))
 
 
 @needs_kernels

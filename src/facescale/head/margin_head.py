@@ -145,8 +145,8 @@ class MarginHead(nn.Module):
 
     def _has_kernels(self) -> bool:
         """Whether the kernels of a CUDA device serve all steps."""
-        asks = self.interclass_filter is not None or reweights(self.margin)
-        plain = self.centres.subcentres == 1 and isinstance(self.rule, SGD) and not asks
+        plain = self.centres.subcentres == 1 and not reweights(self.margin)
+        plain = plain and isinstance(self.rule, SGD)
         return plain and head_kernels_serve(self.centres.table, self.embedding_dim)
 
     @property
@@ -252,7 +252,8 @@ class MarginHead(nn.Module):
                 observe_(self.margin, all_norms, bad)
             margin = scaled(self.margin, self.margin_fraction)
             step = self._step(batch, sample, bad, lr)
-            step = replace(step, others=self._others(margin, step))
+            alone = None if reweights(margin) else self.interclass_filter
+            step = replace(step, others=self._others(margin, step), filter_above=alone)
             walk = make_walk(step)
             if self.defers and not walk.defers and bool(bad):  # else it has been asked
                 return unit.sum() * math.nan

@@ -1,5 +1,6 @@
 """What one step of the head is made of, from the forward to the backward pass."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,9 +57,17 @@ class Step:
     products: Products = "tf32x3"
     others: Others | None = None
     """What the softmax takes for cosines to other classes; None: the cosines themselves."""
+    filter_above: float | None = None
+    """Where `others` is nothing but a filter: cosines above it count as 0 and get no gradient."""
+
+    @property
+    def limit(self) -> float:
+        """The largest logit of another class that is not filtered."""
+        return math.inf if self.filter_above is None else self.scale * self.filter_above
 
     @property
     def plain_rule(self) -> SGD | None:
-        """SGD's rates, in a step that every walk knows: one centre a class, cosines as they are."""
-        plain = self.centres.subcentres == 1 and self.others is None
+        """SGD's rates in a step that every walk knows: one centre a class, no cosine reweighted."""
+        unweighted = self.others is None or self.filter_above is not None
+        plain = self.centres.subcentres == 1 and unweighted
         return self.rule if plain and isinstance(self.rule, SGD) else None

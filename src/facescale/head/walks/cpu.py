@@ -27,6 +27,7 @@ class Arguments(ctypes.Structure):
         ("threads", c_int32),
         *((name, c_uint32) for name in ("key_low", "key_high")),
         *((name, c_float) for name in ("scale", "factor", "lr", "momentum", "weight_decay")),
+        ("limit", c_float),
     )
 
 
@@ -75,6 +76,7 @@ class CompiledWalk:
             # Copies add up their gradients: each brings its share.
             momentum=rule.momentum / step.replicate.size,
             weight_decay=rule.weight_decay / step.replicate.size,
+            limit=step.limit,
         )
         self._given = {
             "table": table,

@@ -58,8 +58,9 @@ class CudaWalk:
         step.centres.start_()  # all rows at once, in the first step
         self._kept = step.batch.new_empty(self._num_kept, len(step.batch))
         seen = self._kernels.forward(
-            self._drawn, self._batch, step.sample.place, step.scale, step.products, self._kept
-        )
+            self._drawn, self._batch, step.sample.place, step.scale, step.products, self._kept,
+            step.limit,
+        )  # fmt: skip
         self._inverse = seen.inverse
         return seen.log_sum, seen.own_cosine
 
@@ -74,7 +75,7 @@ class CudaWalk:
             drawn, logits = self._drawn.part(start, stop), self._logits(start, stop)
             radial = kernels.probability_(
                 logits, self._inverse[start:stop], log_sum, to_own, step.sample.place, factor,
-                step.scale, start,
+                step.scale, start, step.limit,
             )  # fmt: skip
             gradient += kernels.to_batch(drawn, logits, step.products)
             learn: Callable[[], None] = partial(self._learn_, start, stop, logits, radial)

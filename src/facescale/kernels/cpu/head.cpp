@@ -17,6 +17,7 @@
 namespace {
 
 const float LEFT_OUT = -1e4f;  // logit of a class that does not count; its exponential is 0
+const float FILTERED = 1e-30f;  // logit that was above the limit: 0, but told apart
 
 // Notes the own cosines of a tile, and leaves those logits out of what follows.
 void take_out_own(const Head& head, const Tile& tile, float* logits) {
@@ -40,6 +41,10 @@ void find_logits(const Head& head, const Tile& tile, const Packed& by_dim, Room&
         for (int b = 0; b < head.samples; b++) line[b] *= factor;
     }
     take_out_own(head, tile, logits);
+    if (std::isinf(head.limit)) return;
+#pragma omp simd
+    for (int64_t k = 0; k < int64_t(tile.count) * head.samples; k++)
+        logits[k] = logits[k] > head.limit ? FILTERED : logits[k];
 }
 
 bool is_kept(const Head& head, const Tile& tile) { return tile.start + tile.count <= head.num_kept; }
@@ -101,6 +106,20 @@ void forward(const Head& head) {
     return radial;
 }
 
+// The same, and no gradient for what was above the limit.
+[[gnu::noinline]] float find_filtered_probabilities(float* line, const float* log_sum, int samples,
+                                                    float factor) {
+    float radial = 0;
+#pragma omp simd reduction(+ : radial)
+    for (int b = 0; b < samples; b++) {
+        const float found = exponential(line[b] - log_sum[b]);
+        const float probability = line[b] == FILTERED ? 0 : found;
+        radial += probability * line[b];
+        line[b] = probability * factor;
+    }
+    return radial;
+}
+
 // Turns the logits of a tile into gradients of its weights' products with the batch, and finds
 // what the rows' own weights add to their gradients: decay, less what would only change a length.
 void find_gradients(const Head& head, const Tile& tile, float* logits, Room& room) {
@@ -108,7 +127,8 @@ void find_gradients(const Head& head, const Tile& tile, float* logits, Room& roo
     for (int i = 0; i < tile.count; i++) {
         float* line = logits + size_t(i) * head.samples;
         const float inverse_norm = room.inverse_norm[i], factor = head.factor * inverse_norm;
-        float radial = find_probabilities(line, head.log_sum, head.samples, factor);
+        const auto find = std::isinf(head.limit) ? find_probabilities : find_filtered_probabilities;
+        float radial = find(line, head.log_sum, head.samples, factor);
         for (; own < tile.last && head.own_row[own] == tile.start + i; own++) {
             const int64_t sample = head.own_sample[own];
             radial += head.to_own[sample] * head.scale * head.own_cosine[sample];

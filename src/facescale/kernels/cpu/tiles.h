@@ -39,6 +39,7 @@ struct Head {
     int32_t dim, samples, parts, width, format, tile, threads;
     Key key;                // of this step's rounding
     float scale, factor, lr, momentum, weight_decay;
+    float limit;            // logits of other classes above it count as 0 and get no gradient
 };
 
 namespace {

@@ -19,6 +19,7 @@ def probability_kernel(
     count,
     num_samples,
     scale,
+    limit,
     R: tl.constexpr,
     B: tl.constexpr,
 ):
@@ -38,7 +39,8 @@ def probability_kernel(
         own = tl.load(own_place + sample, mask=here, other=-1).to(tl.int32)
         own = own[None, :] == (first_place + place)[:, None]
         gradient = tl.load(to_own + sample, mask=here, other=0.0).to(tl.float32)
-        share = tl.where(own, gradient[None, :], tl.exp(logit - total[None, :]))
+        other = tl.where(logit > limit, 0.0, tl.exp(logit - total[None, :]))
+        share = tl.where(own, gradient[None, :], other)
         share = tl.where(used[:, None] & here[None, :], share, 0.0)
         pull += tl.sum(share * logit, 1)
         tl.store(at, share * (rate * length)[:, None], mask=mask)

@@ -67,6 +67,7 @@ def forward_kernel(
     num_kept,
     num_samples,
     scale,
+    limit,
     PARTS: tl.constexpr,
     D: tl.constexpr,
     FORMAT: tl.constexpr,
@@ -99,7 +100,8 @@ def forward_kernel(
         own = own[None, :] == place[:, None]
         found = tl.max(own.to(tl.int32), 0) > 0
         tl.store(own_cosine + sample, tl.sum(tl.where(own, cosine, 0.0), 0), mask=found)
-        highest, terms = softmax_parts(logit, used[:, None] & (own == 0))
+        counted = tl.where(logit > limit, 0.0, logit)
+        highest, terms = softmax_parts(counted, used[:, None] & (own == 0))
         tl.store(peak + block * num_samples + sample, highest, mask=here)
         tl.store(total + block * num_samples + sample, terms, mask=here)
 

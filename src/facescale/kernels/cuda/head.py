@@ -1,5 +1,6 @@
 """The head's passes over its drawn rows on a CUDA device: operators on plain tensors."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,7 @@ def forward(
     scale: float,
     precision: Precision,
     logits: Tensor,
+    limit: float = math.inf,
 ) -> Statistics:
     """Walk over all rows once.
 
@@ -45,6 +47,7 @@ def forward(
         scale: Logits are scale * cosine.
         precision: How the product is rounded.
         logits: Filled with the logits of the first rows, own ones included; (rows kept, B) float32.
+        limit: Logits of other classes above it count as 0.
     """
     samples = len(batch)
     own_cosine = batch.new_zeros(samples, dtype=torch.float32)
@@ -58,8 +61,9 @@ def forward(
     blocks = -(-drawn.count // tile.rows)
     peak, total = own_cosine.new_empty(2, blocks, samples)
     _forward(
-        drawn, batch, scale, precision, logits, own_place, inverse, own_cosine, peak, total, True
-    )
+        drawn, batch, scale, limit, precision, logits, own_place, inverse, own_cosine, peak, total,
+        True,
+    )  # fmt: skip
     join_kernel[(-(-samples // 16),)](
         peak, total, log_sum, blocks, samples, P=128, B=16, num_warps=4
     )
@@ -72,13 +76,14 @@ def logits_again_(
     """Fill `logits` (count, B) for rows whose logits `forward` did not keep."""
     if logits.numel():
         none = (logits,) * 5
-        _forward(drawn, batch, scale, precision, logits, *none, False)
+        _forward(drawn, batch, scale, math.inf, precision, logits, *none, False)
 
 
 def _forward(
     drawn: Drawn,
     batch: Tensor,
     scale: float,
+    limit: float,
     precision: Precision,
     logits: Tensor,
     own_place: Tensor,
@@ -94,7 +99,7 @@ def _forward(
     table, scales, rows = drawn.pointers()
     forward_kernel[(grid,)](
         table, scales, rows, batch, own_place, inverse, logits, own_cosine, peak, total,
-        drawn.first, drawn.count, len(logits), samples, scale,
+        drawn.first, drawn.count, len(logits), samples, scale, limit,
         **drawn.constants(), STATISTICS=statistics, PRECISION=precision,
         R=tile.rows, B=width, BD=min(tile.columns, power_of_2(drawn.dim)),
         num_warps=tile.warps, num_stages=tile.stages,
@@ -110,6 +115,7 @@ def probability_(
     factor: Tensor,
     scale: float,
     first_place: int = 0,
+    limit: float = math.inf,
 ) -> Tensor:
     """Turn logits (k, B) of rows into the gradients of the products weight @ batch.T, in place.
 
@@ -122,6 +128,7 @@ def probability_(
         factor: Gradient of a cosine / that of its logit in the loss of one sample; ().
         scale: As in `forward`.
         first_place: Place of these rows' first one among all.
+        limit: As in `forward`; what is above it gets no gradient.
 
     Returns:
         How much of each row its own gradient takes back so as not to lengthen it; (k,).
@@ -132,7 +139,7 @@ def probability_(
         tile = tile_for("probability", "tf32", logits.device)
         probability_kernel[(-(-count // tile.rows),)](
             logits, inverse, log_sum, to_own, own_place, factor, radial,
-            first_place, count, samples, scale,
+            first_place, count, samples, scale, limit,
             R=tile.rows, B=sample_tile(samples, tile.samples), num_warps=tile.warps,
         )  # fmt: skip
     return radial
