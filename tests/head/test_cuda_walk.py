@@ -108,16 +108,11 @@ def against_the_dense_truth(kind: dict[str, Any]) -> None:
             torch.testing.assert_close(ours, truth, rtol=0, atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        {},
-        {"sample_rate": 0.1},
-        {"sample_rate": 0.5, "momentum": 0.0},
-        {"sample_rate": 0.5, "interclass_filter": 0.1},
-    ],
-    ids=str,
-)
+FILTERED = {"sample_rate": 0.5, "interclass_filter": 0.1}
+SIMPLE = {"sample_rate": 0.5, "momentum": 0.0}
+
+
+@pytest.mark.parametrize("kind", [{}, {"sample_rate": 0.1}, SIMPLE, FILTERED], ids=str)
 def test_float32_steps_are_the_dense_float64_ones(kind: dict[str, Any]) -> None:
     interpreted(against_the_dense_truth, kind)
 
@@ -294,11 +289,7 @@ def launches_without_values(kind: dict[str, Any]) -> list[str]:
     return [launch.kernel.__name__.removesuffix("_kernel") for launch in seen]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [{}, {"sample_rate": 0.3, "dtype": torch.int8, "interclass_filter": 0.4}],
-    ids=str,
-)
+@pytest.mark.parametrize("kind", [{}, FILTERED | {"dtype": torch.int8}], ids=str)
 def test_a_step_needs_no_value_of_the_device(kind: dict[str, Any]) -> None:
     passes = ["draw"] * ("sample_rate" in kind)
     passes += ["forward", "join", "probability", "to_batch", "update"]

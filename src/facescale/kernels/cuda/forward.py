@@ -42,8 +42,9 @@ def cosine_tile(
 
 
 @triton.jit
-def softmax_parts(logit, counts):
-    """Highest logit that counts, and sum of exponentials relative to it; (B,) each."""
+def softmax_parts(logit, counts, limit):
+    """Highest logit that counts, 0 above `limit`, and sum of exponentials relative to it; (B,)."""
+    logit = tl.where(logit > limit, 0.0, logit)
     highest = tl.max(tl.where(counts, logit, -float("inf")), 0)
     # Where none counts, a finite one, and a sum of 0.
     highest = tl.where(highest == -float("inf"), LOWEST, highest)
@@ -80,8 +81,7 @@ def forward_kernel(
 ):
     """Logits of R rows and B samples, the fast axis: rows come from memory once."""
     tiles = tl.cdiv(num_samples, B)
-    block = tl.program_id(0) // tiles
-    tile = tl.program_id(0) % tiles
+    block, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     place = block * R + tl.arange(0, R)
     sample = tile * B + tl.arange(0, B)
     here = sample < num_samples
@@ -100,8 +100,7 @@ def forward_kernel(
         own = own[None, :] == place[:, None]
         found = tl.max(own.to(tl.int32), 0) > 0
         tl.store(own_cosine + sample, tl.sum(tl.where(own, cosine, 0.0), 0), mask=found)
-        counted = tl.where(logit > limit, 0.0, logit)
-        highest, terms = softmax_parts(counted, used[:, None] & (own == 0))
+        highest, terms = softmax_parts(logit, used[:, None] & (own == 0), limit)
         tl.store(peak + block * num_samples + sample, highest, mask=here)
         tl.store(total + block * num_samples + sample, terms, mask=here)
 
