@@ -2,6 +2,7 @@
 
 import importlib
 import multiprocessing
+import os
 import pickle
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,6 +21,10 @@ from torch import nn
 from facescale.backbones import registry
 from facescale.backbones.convolutional import assemble
 from facescale.plan import costs
+
+# Processes that tests start have one thread, too, and threads that wait leave the core to others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # A forked child inherits no worker threads: a parent that has used several would hang it.
 torch.set_num_threads(1)
