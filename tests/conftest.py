@@ -1,5 +1,6 @@
 """Fixtures of all tests: several ranks on one machine, one thread each."""
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -22,6 +23,9 @@ from facescale.backbones import registry
 from facescale.backbones.convolutional import assemble
 from facescale.plan import costs
 
+# A tenth of all time: no search for garbage among the objects of imports and collection.
+gc.disable()
+
 # Processes that tests start have one thread, too, and threads that wait leave the core to others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -35,6 +39,13 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 RunRanks = Callable[..., list[Any]]
+
+
+def pytest_collection_finish() -> None:
+    """What there is when the first test begins stays until the end."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def import_for_ddp() -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -45,7 +47,7 @@ SMALL = (
     *("--train.batch_size", "4", "--train.steps", "2", "--log_every", "1", "--device", "cpu"),
 )
 SMALL_REPORT = (
-    *("--devices", "2", "--cases", "emore_y1/model_parallel/256", "--runs", "1", "--batch", "2"),
+    *("--devices", "1", "--cases", "emore_y1/model_parallel/256", "--runs", "1", "--batch", "2"),
     *("--iterations", "3", "--device", "cpu", "--threads", "1", "--output", "new"),
 )
 
@@ -300,8 +302,13 @@ def test_a_command_of_the_documents_runs(
     elif words[0] == "make":
         run(["make", "-n", "-C", str(ROOT), *words[1:]])
     else:
-        script = [sys.executable, str(ROOT / words[1])]
-        run([*script, "--help"] if rule.not_run else [*script, *words[2:], *rule.more])
+        script = str(ROOT / words[1])
+        if not rule.not_run:
+            run([sys.executable, script, *words[2:], *rule.more])
+            return
+        with mock.patch.object(sys, "argv", [script, "--help"]), pytest.raises(SystemExit) as end:
+            runpy.run_path(script, run_name="__main__")
+        assert not end.value.code
 
 
 def run(words: list[str]) -> str:

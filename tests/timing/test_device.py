@@ -144,7 +144,14 @@ def test_what_has_no_time_is_left_out_and_a_failure_is_a_row(tmp_path: Path) -> 
     assert notes.rows == [
         {"what": "c", "failure": "out of memory: OutOfMemoryError: CUDA out of memory. Tried"}
     ]
-    run_ceilings(bench(tmp_path))
+
+
+@pytest.mark.slow
+def test_ceilings_are_measured(tmp_path: Path) -> None:
+    made = bench(tmp_path)
+    run_ceilings(made)
+    assert made.notes.rows
+    assert not [row for row in made.notes.rows if "failure" in row]
 
 
 def test_the_settings_of_a_card_begin_with_the_targets_and_the_reports_rows() -> None:

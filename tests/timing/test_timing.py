@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import pickle
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -108,8 +109,18 @@ def forks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
 
 
+@pytest.mark.slow
+def test_contenders_take_turns_in_processes_that_start_anew() -> None:
+    take_turns()
+
+
+@pytest.mark.usefixtures("forks")
 def test_contenders_take_turns() -> None:
-    case = case_of("head/2000/0.5/4/16")
+    take_turns()
+
+
+def take_turns() -> None:
+    case = pickle.loads(pickle.dumps(case_of("head/2000/0.5/4/16")))  # as a new process gets it
     chosen = tuple(c for c in case.contenders if c.name in ("facescale", "dense tuned"))
     times = interleave(replace(case, contenders=chosen, probe=(256, 256, 256)), 2)
     assert times.interleaved

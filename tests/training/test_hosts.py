@@ -177,6 +177,37 @@ def wait_for_checkpoint(running: "subprocess.Popen[bytes]", output: Path) -> Non
         time.sleep(0.02)
 
 
+def test_the_template_starts_torchrun_on_every_host(tmp_path: Path) -> None:
+    """What each host is asked to run; `torchrun` and `ssh` are stand-ins."""
+    (tmp_path / "ssh").write_text(
+        '#!/bin/sh\nwhile [ "$1" = -o ]; do shift 2; done\nexec sh -c "$2"\n'
+    )
+    (tmp_path / "torchrun").write_text(
+        '#!/bin/sh\n[ "$1" = --help ] && echo --shutdown-timeout && exit\n'
+        f'echo "$@" >> {tmp_path}/started\n'
+    )
+    for name in ("ssh", "torchrun"):
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOSTS": "alpha beta",
+        "RANKS": "8",
+        "OUTPUT": "out",
+        "WAIT_S": "60",
+    }
+    command = [str(HERE / "cluster/ssh.sh"), "emore_r100", "--data.path", "a folder"]
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    lines = sorted((tmp_path / "started").read_text().splitlines())
+    for line, host, first in zip(lines, ("alpha", "beta"), ("1", "0"), strict=True):
+        assert f"--nnodes=2 --nproc-per-node=8 --local-addr={host} --max-restarts=3" in line
+        assert "--shutdown-timeout=110 --rdzv-backend=c10d" in line
+        assert "--rdzv-endpoint=alpha:29400" in line
+        assert f"is_host={first},read_timeout=60,join_timeout=60" in line
+        said = "-m facescale train --head.shards 8 --resume --output out emore_r100"
+        assert line.endswith(f"{said} --data.path a folder")
+
+
+@pytest.mark.slow
 def test_two_hosts_train_as_one_does(hosts: Hosts, run_ranks: RunRanks, tmp_path: Path) -> None:
     output = tmp_path / "two-hosts"
     assert hosts.end(hosts.start(output, 3), output) == 0
