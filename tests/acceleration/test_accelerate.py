@@ -1,6 +1,7 @@
 """An accelerated network is the plain one: weights, results, and all that can be done with it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import shortened
 from facescale import backbones
 from facescale.acceleration import accelerate as module
 from facescale.acceleration import accelerate_
@@ -28,7 +30,8 @@ def pair(name: str, **choices: Any) -> tuple[Backbone, Backbone]:
     """A network with slopes of its own, and the same accelerated; both in training."""
     choices.setdefault("image_size", 28)
     random = torch.Generator().manual_seed(3)
-    plain = backbones.build(name, **choices, generator=random).train()
+    with shortened() if name in ("r18", "ir_se_50", "vit_t") else nullcontext():
+        plain = backbones.build(name, **choices, generator=random).train()
     for layer in plain.modules():
         if isinstance(layer, nn.PReLU):
             nn.init.uniform_(layer.weight, -0.1, 0.4, generator=random)

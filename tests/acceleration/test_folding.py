@@ -15,6 +15,8 @@ from facescale.backbones import Backbone
 from facescale.distributed import make_mesh
 from facescale.training.sync_batchnorm import synchronise_norms_
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 NETWORKS: list[dict[str, Any]] = [
     {"name": "r18_half", "dropout": 0.4},
     {"name": "r18_half", "neck": "FC", "image_size": 56},

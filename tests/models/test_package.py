@@ -179,6 +179,7 @@ def one_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return said
 
 
+@pytest.mark.usefixtures("short_networks")
 def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_backbone(tmp_path / "model.safetensors", lived_in(name="y1", image_size=28))
     model, folder = str(tmp_path), str(tmp_path / "p")

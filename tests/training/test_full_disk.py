@@ -33,7 +33,7 @@ def limited_file(rank: int, config: Config, output: Path) -> str:
 
 
 @pytest.mark.usefixtures("tiny_y1")
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_file_that_cannot_grow_on_one_rank_is_one_line_on_every_rank(
     run_ranks: RunRanks, tmp_path: Path, size: int
 ) -> None:
