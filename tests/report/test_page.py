@@ -82,6 +82,9 @@ def test_what_was_reduced_is_said() -> None:
     said = " ".join(procedure(SETTINGS))
     assert "2 runs in place of 5, 30 iterations in place of 150, batch 4 in place of 64" in said
     assert "synthetic" in said
+    own = {"emore_y1": {"batch": 64, "iterations": 150}}
+    said = " ".join(procedure(SETTINGS | {"own": own}))
+    assert "but face_emore, Y1 with batch 64 and iterations 150" in said
 
 
 def test_the_page_is_whole_in_itself_and_escapes_what_it_shows(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,25 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[str]], R
         return fake
 
     return install
+
+
+def test_a_network_may_have_its_own_batch_and_iterations(
+    trials: Callable[[Callable[[list[str]], Run]], Trials], tmp_path: Path
+) -> None:
+    fake = trials(lambda command: Run(DONE, rates=[1.0]))
+    cases = select(["emore_r100/data_parallel/64", "emore_y1/data_parallel/256"])
+    own = {"emore_y1": {"batch": 64, "iterations": 15}}
+    chosen = settings(devices=(1,), runs=1, batch=8, own=own)
+    run_matrix(cases, chosen, tmp_path)
+    options = [(option(c, "--train.batch_size"), option(c, "--train.steps")) for c in fake.commands]
+    assert options == [("8", "6"), ("64", "15")]
+    run_matrix(cases, chosen, tmp_path)  # the record is read again
+    with pytest.raises(ValueError, match="was measured with own"):
+        run_matrix(cases, replace(chosen, own={}), tmp_path)
+    text = (tmp_path / "results.json").read_text()
+    (tmp_path / "results.json").write_text(text.replace('"emore_y1": {', '"vgg": {'))
+    with pytest.raises(ValueError, match="own has 'vgg'"):
+        run_matrix(cases, chosen, tmp_path)
 
 
 def test_a_cell_is_the_median_of_the_means(trials: Callable[..., Trials], tmp_path: Path) -> None:
@@ -294,3 +314,20 @@ def test_a_record_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a benchmark's results"):
         load(path)
     assert Cell("a", 1).rate is None
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--batch", "8,r50=4", "--batch names 'r50'; the networks are emore_r100"),
+        ("--batch", "many", "--batch is 'many'; write 8, or 8,emore_y1=64"),
+        ("--iterations", "50,emore_y1=0", "--iterations must be at least 1, got 0"),
+        ("--iterations", "50,emore_y1=2", "iterations must be at least 3, got 2"),
+    ],
+)
+def test_a_mistake_in_the_numbers_of_a_network_is_named(
+    option: str, text: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "report", option, text, "--device", "cpu", "--output", str(tmp_path)])
+    assert message in capsys.readouterr().err

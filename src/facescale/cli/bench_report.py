@@ -26,9 +26,15 @@ def add_options(parser: Parser) -> None:
     add("--devices", type=str, default="1,4,8", help="numbers of devices, with commas between")
     add("--cases", type=str, help="emore_r100/partial_fc,*/64 or none; all when not given")
     add("--runs", type=int, default=5, help="runs of a case; the figure is their median")
-    add("--iterations", type=int, default=150, help="of a run; the last two thirds count")
+    add(
+        "--iterations", type=str, default="150",
+        help="of a run; the last two thirds count; 50,emore_y1=150 for a network of its own",
+    )  # fmt: skip
     add("--pause_s", type=float, default=20.0, help="between runs")
-    add("--batch", type=int, help="samples of a device in place of the report's 64 and 256")
+    add(
+        "--batch", type=str,
+        help="samples of a device in place of the report's 64 and 256: 8 or 8,emore_y1=64",
+    )  # fmt: skip
     add("--emore", type=str, help="folder of face_emore; synthetic data when not given")
     add("--glint360k", type=str, help="folder of glint360k; synthetic data when not given")
     add("--memory", type=str, help="limits of a rank for the searches: 4GiB,8GiB; a CPU needs them")
@@ -87,13 +93,22 @@ def _settings(chosen: argparse.Namespace) -> "Settings":
     from facescale.report.cases import NETWORKS
     from facescale.report.settings import Settings
 
+    batch, batches = _by_network("--batch", chosen.batch or "")
+    iterations, lengths = _by_network("--iterations", chosen.iterations)
+    given = {"batch": batches, "iterations": lengths}
+    own = {
+        network: {what: numbers[network] for what, numbers in given.items() if network in numbers}
+        for network in NETWORKS
+        if network in batches | lengths
+    }
     data = {network.dataset: getattr(chosen, network.dataset) for network in NETWORKS.values()}
     return Settings(
         devices=devices,
         runs=chosen.runs,
-        iterations=chosen.iterations,
+        iterations=150 if iterations is None else iterations,
         pause_s=chosen.pause_s,
-        batch=chosen.batch,
+        batch=batch,
+        own=own,
         data={name: path for name, path in data.items() if path is not None},
         memory=tuple(parse_bytes(part) for part in (chosen.memory or "").split(",") if part),
         device=measured_device(chosen.device),
@@ -102,6 +117,28 @@ def _settings(chosen: argparse.Namespace) -> "Settings":
         search_precision=chosen.search_precision,
         timeout_s=chosen.timeout_s,
     )
+
+
+def _by_network(option: str, text: str) -> tuple[int | None, dict[str, int]]:
+    """The number for all networks, and those for single ones: 8,emore_y1=64."""
+    from facescale.report.cases import NETWORKS
+
+    common, own = None, {}
+    for part in filter(None, text.split(",")):
+        name, equals, number = part.rpartition("=")
+        if equals and name not in NETWORKS:
+            raise ValueError(f"{option} names {name!r}; the networks are {', '.join(NETWORKS)}")
+        try:
+            found = int(number)
+        except ValueError:
+            raise ValueError(f"{option} is {text!r}; write 8, or 8,emore_y1=64") from None
+        if found < 1:
+            raise ValueError(f"{option} must be at least 1, got {found}")
+        if equals:
+            own[name] = found
+        else:
+            common = found
+    return common, own
 
 
 def _whole_numbers(option: str, text: str) -> list[int]:

@@ -84,6 +84,9 @@ def procedure(settings: dict[str, Any]) -> list[str]:
     ]
     if settings["batch"] is not None:
         reduced.append(f"batch {settings['batch']} in place of 64 and 256")
+    for network, own in settings.get("own", {}).items():
+        numbers = " and ".join(f"{name} {number}" for name, number in own.items())
+        reduced.append(f"but {NETWORKS[network].title} with {numbers}")
     if reduced:
         sentences.append(f"Less than in the report: {', '.join(reduced)}.")
     return sentences

@@ -14,7 +14,7 @@ import torch
 import facescale
 from facescale.files import write_whole
 from facescale.kernels.cpu.build import missing
-from facescale.report.cases import MATRIX
+from facescale.report.cases import MATRIX, NETWORKS
 from facescale.report.checked import built
 from facescale.report.settings import Settings, settings_of
 
@@ -132,6 +132,9 @@ def _checked(values: dict[str, Any]) -> Record:
     chosen = {name: value for name, value in record.settings.items() if name != "counted"}
     settings: Settings = built(Settings, chosen, "results.settings")
     record.settings = settings_of(settings)
+    for network, own in settings.own.items():
+        if network not in NETWORKS or not own.keys() <= {"batch", "iterations"}:
+            raise ValueError(f"results.settings.own has {network!r:.60} with {sorted(own)!r:.60}")
     cases = {case.name for case in MATRIX}
     for cells in (record.cells, *record.systems.values()):
         for name, cell in cells.items():

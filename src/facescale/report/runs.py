@@ -14,7 +14,7 @@ from facescale.report.cases import MAX, NETWORKS, Case
 from facescale.report.limits import Undecided, search_limit
 from facescale.report.process import run_trial_process, shown, trial_command
 from facescale.report.record import DONE, Cell, Record, Run
-from facescale.report.settings import Settings, settings_of
+from facescale.report.settings import Settings, counted_of, settings_of
 
 TRIAL_STEPS = 3
 """Steps of a try in a search; the first one has no momentum yet."""
@@ -91,17 +91,18 @@ class _Matrix:
         """Batch per rank: the case's, or the result of a search."""
         settings = self.settings
         if case.batch != MAX:
-            return settings.batch or case.batch
+            return settings.batch_of(case.network) or case.batch
         if cell.runs or cell.found is not None:
             return cell.found
         if settings.memory:
             cell.memory = settings.memory[0]
-        start = settings.batch or NETWORKS[case.network].batch
+        start = settings.batch_of(case.network) or NETWORKS[case.network].batch
         return self._search(case, cell, start, lambda batch: (batch, None))
 
     def _most_identities(self, case: Case, devices: int, memory: int | None) -> None:
         cell = self.record.cell(case.name, devices, memory)
-        cell.batch = batch = self.settings.batch or NETWORKS[case.network].batch
+        batch = self.settings.batch_of(case.network) or NETWORKS[case.network].batch
+        cell.batch = batch
         if not cell.runs and cell.found is None:
             cell.num_classes = self._search(case, cell, 100_000, lambda count: (batch, count))
         self.save()
@@ -139,11 +140,12 @@ class _Matrix:
 
     def _throughput(self, case: Case, cell: Cell, batch: int) -> None:
         """Run what is missing; stop after a failure."""
-        options = self._options(case, batch, self.settings.iterations)
+        iterations = self.settings.iterations_of(case.network)
+        options = self._options(case, batch, iterations)
         while not cell.failure and len(cell.runs) < self.settings.runs:
             if cell.runs:
                 time.sleep(self.settings.pause_s)
-            run = self._trial(case, cell, options, self.settings.counted)
+            run = self._trial(case, cell, options, counted_of(iterations))
             cell.runs.append(run)
             self.save()
             figure = f"{run.rate:.2f} samples/s" if run.outcome == DONE else run.reason

@@ -14,6 +14,7 @@ class Settings:
         iterations: Steps of a run; the last two thirds are counted.
         pause_s: Seconds between two runs.
         batch: Samples per device; None means the report's 64 and 256.
+        own: By network, `batch` and `iterations` of its own in place of those.
         data: Folder of each data set (emore, glint360k); a set without one is synthetic.
         memory: Limits of a rank in bytes, for the searches. On CUDA the card is a limit by itself.
         device: "auto", "cpu" or "cuda".
@@ -28,6 +29,7 @@ class Settings:
     iterations: int = 150
     pause_s: float = 20.0
     batch: int | None = None
+    own: dict[str, dict[str, int]] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     memory: tuple[int, ...] = ()
     device: str = "auto"
@@ -40,18 +42,27 @@ class Settings:
         for name in ("runs", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.iterations < 3:
-            raise ValueError(f"iterations must be at least 3, got {self.iterations}")
+        for iterations in (self.iterations, *map(self.iterations_of, self.own)):
+            if iterations < 3:
+                raise ValueError(f"iterations must be at least 3, got {iterations}")
         if not self.devices or min(self.devices) < 1:
             raise ValueError(f"devices must be 1 or more, got {list(self.devices)}")
 
-    @property
-    def counted(self) -> int:
-        """Iterations that count: 100 of 150; the first third is warm-up."""
-        return 2 * self.iterations // 3
+    def batch_of(self, network: str) -> int | None:
+        """Samples per device for a network; None means the report's."""
+        return self.own.get(network, {}).get("batch", self.batch)
+
+    def iterations_of(self, network: str) -> int:
+        """Steps of a run of a network."""
+        return self.own.get(network, {}).get("iterations", self.iterations)
+
+
+def counted_of(iterations: int) -> int:
+    """Iterations that count: 100 of 150; the first third is warm-up."""
+    return 2 * iterations // 3
 
 
 def settings_of(settings: Settings) -> dict[str, Any]:
     """The settings as results.json holds them."""
-    values = {**asdict(settings), "counted": settings.counted}
+    values = {**asdict(settings), "counted": counted_of(settings.iterations)}
     return values | {name: list(values[name]) for name in ("devices", "memory")}
