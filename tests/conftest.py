@@ -23,9 +23,6 @@ from facescale.backbones import registry
 from facescale.backbones.convolutional import assemble
 from facescale.plan import costs
 
-# A tenth of all time: no search for garbage among the objects of imports and collection.
-gc.disable()
-
 # Processes that tests start have one thread, too, and threads that wait leave the core to others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -39,6 +36,14 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 RunRanks = Callable[..., list[Any]]
+
+
+def pytest_configure() -> None:
+    """No search for garbage among the objects of imports and collection: a tenth of all time.
+
+    Here, because processes of tests import this module, too.
+    """
+    gc.disable()
 
 
 def pytest_collection_finish() -> None:
