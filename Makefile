@@ -10,7 +10,7 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev,export]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev,export,photos]'
 	touch $@
 
 demo: setup
