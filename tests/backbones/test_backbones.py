@@ -125,7 +125,7 @@ def test_double_weights_compute_in_double() -> None:
         assert 1e-9 < relative_error(single, double) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "last_of_trunk"), [("r18", "layer4"), ("y1", "conv_sep")])
+@pytest.mark.parametrize(("name", "last_of_trunk"), [("r18_half", "layer4"), ("y1", "conv_sep")])
 def test_under_autocast_the_trunk_is_bfloat16_and_the_neck_float32(
     name: str, last_of_trunk: str
 ) -> None:

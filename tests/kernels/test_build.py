@@ -248,6 +248,7 @@ def test_where_a_kernel_cannot_be_built_there_is_none_and_a_reason(
     sources: Path, monkeypatch: pytest.MonkeyPatch, break_it: object, reason: str
 ) -> None:
     assert callable(break_it)
+    monkeypatch.delenv("CXX", raising=False)
     break_it(sources, monkeypatch)
     _forget()
     assert build.library("probe") is None

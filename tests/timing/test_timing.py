@@ -33,7 +33,10 @@ from facescale.training.step import train_step
 
 def test_all_contenders_move_their_centres_alike() -> None:
     random = torch.Generator().manual_seed(0)
-    embeddings, labels = torch.randn(6, 16, generator=random), torch.randint(40, (6,))
+    embeddings, labels = (
+        torch.randn(6, 16, generator=random),
+        torch.randint(40, (6,), generator=random),
+    )
     own, dense, sampled = OwnHead(40, 16, 1.0), DenseHead(40, 16, 1.0), SampledHead(40, 16, 1.0)
     start = own.head.centres.full().clone()
     with torch.no_grad():

@@ -61,7 +61,7 @@ def assert_alike(name: str, rel: float, **train: Any) -> None:
     assert all(torch.equal(traced[1][key], plain[1][key]) for key in counts)
 
 
-@pytest.mark.parametrize("name", ["r18_half", "y1"])
+@pytest.mark.parametrize("name", [pytest.param("r18_half", marks=pytest.mark.slow), "y1"])
 def test_accelerated_layers_are_traced(name: str) -> None:
     if missing() is not None:
         pytest.skip("there are no compiled kernels to trace")

@@ -88,7 +88,13 @@ def assert_same(one: Any, other: Any, name: str = "") -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
-    "train", [{}, {"precision": "bf16"}, {"precision": "float64", "micro_batch": 2}], ids=str
+    "train",
+    [
+        {},
+        pytest.param({"precision": "bf16"}, marks=pytest.mark.slow),
+        {"precision": "float64", "micro_batch": 2},
+    ],
+    ids=str,
 )
 def test_a_run_stays_the_same(name: str, train: dict[str, Any]) -> None:
     plain, again = run(name, False, **train), run(name, True, **train)
