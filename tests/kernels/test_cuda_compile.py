@@ -9,6 +9,8 @@ from triton_process import compiled, needs_triton
 pytestmark = needs_triton
 
 NO_PRODUCT = ("draw_kernel", "join_kernel", "probability_kernel", "apply_kernel", "start_kernel")
+STACK = {80: 8, 90: 0}
+"""Bytes of a thread. Triton 3.7 keeps one value of a kernel for sm_80 there, Triton 3.6 none."""
 CAPABILITIES = [pytest.param(80, marks=pytest.mark.slow), 90]
 
 
@@ -21,7 +23,8 @@ def faults(capability: int, row_format: str, precision: Any, sizes: dict[str, An
     for launch in head_launches(row_format, precision, **sizes, capability=capability):
         name, use = launch.kernel.__name__, compile_launch(launch, capability)
         names.add(name)
-        if use.stack or use.local or use.shared > SHARED_LIMIT[capability]:
+        spills = use.stack > STACK[capability] or use.local
+        if spills or use.shared > SHARED_LIMIT[capability]:
             found.append(f"{name}: {use}")
         if (use.tensor_core > 0) == (name in NO_PRODUCT):
             found.append(f"{name}: {use.tensor_core} tensor-core instructions")

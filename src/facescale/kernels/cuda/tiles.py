@@ -47,7 +47,7 @@ TILES: dict[str, dict[Precision, Tile]] = {
     "to_batch": {
         "tf32x3": Tile(32, 128, 64, 8, 3),
         "tf32": Tile(32, 128, 128, 8, 3),
-        "bf16": Tile(32, 128, 128, 8, 3),
+        "bf16": Tile(32, 128, 128, 8, 2),
     },
     "update": {
         "tf32x3": Tile(64, 32, 64, 8, 3),
