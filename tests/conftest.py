@@ -61,6 +61,7 @@ def import_for_ddp() -> None:
 def _rank_main(
     work: Callable[..., Any], args: tuple[Any, ...], rank: int, size: int, folder: Path
 ) -> None:
+    torch.set_num_threads(1)  # whatever an earlier test of the process has left
     try:
         store = dist.FileStore(str(folder / "store"), size)  # type: ignore[attr-defined]
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size)

@@ -54,10 +54,9 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Phase]:
     names = ("fails", "dies", "hangs", "runs_out")
     for name in names:
         (tmp_path / f"phase_{name}.py").write_text(f"from test_device import {name} as run\n")
-    here = str(Path(__file__).parent)
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(tmp_path), here, os.environ.get("PYTHONPATH", "")])
-    )
+    here, tests = Path(__file__).parents[:2]
+    found = [str(tmp_path), str(here), str(tests), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(found))
     return [Phase(name, f"phase_{name}", 1.0) for name in names] + [Phase("none", "nosuch", 1.0)]
 
 

@@ -1,6 +1,8 @@
 """The arithmetic of rates, and a file that survives a crash."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -97,3 +99,23 @@ def test_a_card_has_more_decoding_threads_by_its_share_of_the_cores(
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
         assert decoding_threads("cuda") == threads
         assert decoding_threads("cpu") == 2
+
+
+LARGE_PARENT = """
+import subprocess, sys
+ballast = b"1" * 1_500_000_000
+print(subprocess.run([sys.executable, "-c", sys.argv[1]], capture_output=True, text=True).stdout)
+"""
+ASKED = """
+import torch
+from facescale.training.metrics import peak_memory
+print(peak_memory(torch.device("cpu")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems give no VmHWM")
+def test_the_peak_of_a_process_is_not_that_of_its_parent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE_PARENT, ASKED], capture_output=True, text=True, check=True
+    )
+    assert 50e6 < int(done.stdout) < 1.4e9
