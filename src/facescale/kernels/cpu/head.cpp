@@ -93,27 +93,16 @@ void forward(const Head& head) {
     }
 }
 
-// Turns the logits of a row into probabilities times `factor`; returns the sum of logit times
-// probability. Not inline: beside other loops over the row, gcc makes it four times as slow.
+// Turns the logits of a row into probabilities times `factor`, and what was above the limit into 0;
+// returns the sum of logit times probability. Not inline: beside other loops over the row, gcc makes
+// it four times as slow.
+template <bool filtered>
 [[gnu::noinline]] float find_probabilities(float* line, const float* log_sum, int samples, float factor) {
     float radial = 0;
 #pragma omp simd reduction(+ : radial)
     for (int b = 0; b < samples; b++) {
-        const float probability = exponential(line[b] - log_sum[b]);
-        radial += probability * line[b];
-        line[b] = probability * factor;
-    }
-    return radial;
-}
-
-// The same, and no gradient for what was above the limit.
-[[gnu::noinline]] float find_filtered_probabilities(float* line, const float* log_sum, int samples,
-                                                    float factor) {
-    float radial = 0;
-#pragma omp simd reduction(+ : radial)
-    for (int b = 0; b < samples; b++) {
         const float found = exponential(line[b] - log_sum[b]);
-        const float probability = line[b] == FILTERED ? 0 : found;
+        const float probability = filtered && line[b] == FILTERED ? 0 : found;
         radial += probability * line[b];
         line[b] = probability * factor;
     }
@@ -127,7 +116,7 @@ void find_gradients(const Head& head, const Tile& tile, float* logits, Room& roo
     for (int i = 0; i < tile.count; i++) {
         float* line = logits + size_t(i) * head.samples;
         const float inverse_norm = room.inverse_norm[i], factor = head.factor * inverse_norm;
-        const auto find = std::isinf(head.limit) ? find_probabilities : find_filtered_probabilities;
+        const auto find = std::isinf(head.limit) ? find_probabilities<false> : find_probabilities<true>;
         float radial = find(line, head.log_sum, head.samples, factor);
         for (; own < tile.last && head.own_row[own] == tile.start + i; own++) {
             const int64_t sample = head.own_sample[own];
