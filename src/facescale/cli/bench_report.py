@@ -105,7 +105,7 @@ def _settings(chosen: argparse.Namespace) -> "Settings":
     return Settings(
         devices=devices,
         runs=chosen.runs,
-        iterations=150 if iterations is None else iterations,
+        iterations=Settings.iterations if iterations is None else iterations,
         pause_s=chosen.pause_s,
         batch=batch,
         own=own,

@@ -1,6 +1,6 @@
 """The whole training step: the targets' cases, the published report's rows, then all others."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -57,13 +57,15 @@ def settings(sizes: Sizes, on_cuda: bool) -> list[Setting]:
     """The most telling first, each once."""
     light = list(_light(sizes)) if on_cuda else []
     compiled = [setting for setting in light if "compile" in setting.way]  # takes a minute each
-    ours = [*_targets(sizes), *_report(sizes), *_grid(sizes)]
-    first = next(_targets(sizes))
-    if on_cuda:  # as the trainer does it there
-        ours = [replace(s, way="graphs") if s.who == OURS else s for s in ours]
-    few = len([*_targets(sizes)])
-    quick = [first, *(setting for setting in light if setting not in compiled)]
-    return list(dict.fromkeys([*ours[:few], *quick, *ours[few:], *compiled]))
+    quick = [setting for setting in light if setting not in compiled]
+
+    def usual(chosen: Iterable[Setting]) -> list[Setting]:
+        """Ours as the trainer takes them on the device by default."""
+        return [replace(s, way="graphs") if on_cuda and s.who == OURS else s for s in chosen]
+
+    eager, targets, report = next(_targets(sizes)), _targets(sizes), _report(sizes)
+    listed = [*usual(targets), eager, *quick, *usual(report), *compiled, *usual(_grid(sizes))]
+    return list(dict.fromkeys(listed))
 
 
 def _targets(sizes: Sizes) -> Iterator[Setting]:
