@@ -3,18 +3,19 @@
 import triton
 import triton.language as tl
 
+from facescale import random
 from facescale.kernels.cuda.noise import bits, word
 
-STRIDE = tl.constexpr(0x61C88647)
-ROUNDS = tl.constexpr(4)
+STRIDE = tl.constexpr(random.STRIDE)
+ROUNDS = tl.constexpr(random.Permutation.ROUNDS)
 NONE = tl.constexpr(-1)
 
 
 @triton.jit
 def shift(low, high, step: tl.constexpr, other, side):
     """How far a round moves along a side of the grid; int64 in [0, side)."""
-    random = bits(low, high, other.to(tl.uint32) + ((step * STRIDE) & 0xFFFFFFFF))
-    return (random.to(tl.int64) * side) >> 32
+    drawn = bits(low, high, other.to(tl.uint32) + ((step * STRIDE) & 0xFFFFFFFF))
+    return (drawn.to(tl.int64) * side) >> 32
 
 
 @triton.jit
