@@ -72,6 +72,7 @@ class Rule:
 
 RULES = [
     Rule("facescale train emore_r100", SMALL),
+    Rule("facescale train small", not_run="on sets of the commands before it"),
     Rule("facescale verify runs/emore_r100"),
     Rule("facescale data pack"),
     Rule("facescale data convert"),
@@ -91,14 +92,17 @@ RULES = [
     Rule("facescale plan", ()),
     Rule("facescale data inspect /data/faces_emore"),
     Rule("facescale data check /data/faces_emore"),
+    Rule("facescale data check aligned"),
     Rule("facescale data pairs"),
     Rule("facescale data pairs lfw/pairs.csv", not_run="on files of the command before it"),
+    Rule("facescale data pairs held_out", not_run="on the set of the command before it"),
     Rule(
         "facescale embed runs/emore_r100 photos", not_run="it needs a detector; see test_embed.py"
     ),
     Rule("facescale identify gallery.npz visitor.jpg", not_run="as embed"),
     Rule("facescale data align", not_run="it needs the file of a detector; see test_align.py"),
     Rule("facescale data split /data/faces_emore"),
+    Rule("facescale data split aligned", ("--fraction", "0.5")),
     Rule("facescale data merge /data/faces_emore"),
     Rule("facescale data clean /data/faces_emore"),
     Rule("facescale bench kernels", ("head/2000", "--rounds", "1", "--against", "dense")),
@@ -110,6 +114,8 @@ RULES = [
     Rule("facescale bench page"),
     Rule("facescale bench device", ("--sizes", "tiny", "--budget", "6", "--phases", "ceilings")),
     Rule("torchrun --nproc_per_node=8 -m facescale data align", not_run="as without torchrun"),
+    Rule("torchrun --nnodes=2", not_run="needs two hosts; see test_hosts.py"),
+    Rule("torchrun --nproc_per_node=4", not_run="as with 8 ranks; see test_resharding.py"),
     Rule(TRAINED_BY_8, (*SMALL, "--head.sample_rate", "0.5")),
     Rule(f"{TRAINED_BY_8} --evaluation", (*SMALL, "--head.sample_rate", "0.5"), slow=True),
     Rule("make", not_run="it installs, or runs all tests; a dry run shows that the target exists"),

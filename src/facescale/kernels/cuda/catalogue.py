@@ -1,6 +1,6 @@
 """Launches of all kernels at real sizes, for `resources` to compile.
 
-The tables of docs/gpu.md: python -m facescale.kernels.cuda.catalogue
+The tables of docs/gpu_kernels.md: python -m facescale.kernels.cuda.catalogue
 """
 
 import torch
