@@ -116,6 +116,7 @@ RULES = [
     Rule("torchrun --nproc_per_node=8 -m facescale data align", not_run="as without torchrun"),
     Rule("torchrun --nnodes=2", not_run="needs two hosts; see test_hosts.py"),
     Rule("torchrun --nproc_per_node=4", not_run="as with 8 ranks; see test_resharding.py"),
+    Rule("torchrun --nproc_per_node=8 -m facescale train glint360k", not_run="as face_emore"),
     Rule(TRAINED_BY_8, (*SMALL, "--head.sample_rate", "0.5")),
     Rule(f"{TRAINED_BY_8} --evaluation", (*SMALL, "--head.sample_rate", "0.5"), slow=True),
     Rule("make", not_run="it installs, or runs all tests; a dry run shows that the target exists"),
