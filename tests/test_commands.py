@@ -347,3 +347,25 @@ def test_files_that_the_documents_name_exist() -> None:
         for name in (*whole.findall(path.read_text()), *within.findall(path.read_text())):
             places = (ROOT / name, ROOT / "src" / "facescale" / name, ROOT / "docs" / name)
             assert any(place.exists() for place in places), f"{path.name}: {name}"
+
+
+def anchors(text: str) -> set[str]:
+    """Where a link into a page can lead: its headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_of_the_documents_lead_to_a_page_and_a_heading() -> None:
+    for path in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+            name, _, anchor = link.partition("#")
+            target = path.parent / name if name else path
+            if "://" not in link:
+                assert target.exists(), f"{path.name}: {link}"
+                assert not anchor or anchor in anchors(target.read_text()), f"{path.name}: {link}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert {name for name in pages if f"({name}" not in index} == set()
