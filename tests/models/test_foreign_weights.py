@@ -19,6 +19,7 @@ from facescale.cli import main
 from facescale.config import BackboneConfig
 from facescale.models.identify import identify
 from facescale.models.mxnet import mxnet_names
+from facescale.models.torchfile import beside
 from facescale.models.weights import SPEC, load_backbone, load_weights_, save_backbone
 from facescale.training import build as build_run
 from runs import CPU, small_run
@@ -118,6 +119,11 @@ def test_weights_of_another_family_are_refused(tmp_path: Path) -> None:
         load_backbone(path, family="mxnet")
 
 
+def test_a_name_from_a_file_is_fit_for_a_terminal() -> None:
+    tensors = prefixed(theirs().state_dict(), "model.") | {"\x1b]0;head\n": torch.ones(1)}
+    assert beside(tensors) == ["?]0;head?"]
+
+
 def refused(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line with which the command refuses a file."""
     with pytest.raises(SystemExit):
@@ -143,6 +149,10 @@ class Network(nn.Module):
         ([torch.ones(2)], "holds a list, not a state dict"),
         ({"weight": torch.ones(2).to_sparse()}, "weight is not a plain tensor"),
         ({"weight": torch.ones(2, device="meta")}, "weight is not a plain tensor"),
+        (
+            {"input_layer.0.weight": torch.ones(1).expand(1 << 20, 1 << 20, 3, 3)},
+            "input_layer.0.weight is not a plain tensor",
+        ),
         ({f"{n}.weight": torch.ones(2) for n in range(999)}, "does not say which network"),
     ],
 )

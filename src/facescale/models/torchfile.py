@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from facescale.files import write_whole
+from facescale.models.names import printable
 
 WRAPPERS = ("state_dict_backbone", "state_dict", "model_state_dict", "model", "backbone", "net")
 """Where a training script keeps the network's state dict inside a larger checkpoint."""
@@ -88,13 +89,15 @@ def _is_plain(value: object) -> bool:
         and value.device.type == "cpu"
         and not value.is_complex()
         and not value.is_quantized
+        # a view that repeats its elements would let a small file ask for any amount of memory
+        and value.nbytes <= value.untyped_storage().nbytes()
     )
 
 
 def beside(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of the tensors that `without_prefixes` leaves out."""
+    """Names of the tensors that `without_prefixes` leaves out, fit for a terminal."""
     kept = {id(value) for value in without_prefixes(tensors).values()}
-    return [name for name, value in tensors.items() if id(value) not in kept]
+    return [printable(name) for name, value in tensors.items() if id(value) not in kept]
 
 
 def without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
