@@ -1,17 +1,19 @@
 """What embeds for verification answers as the network that was trained."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from facescale import backbones
 from facescale.acceleration import folding
 from facescale.acceleration.folding import fold, inference_copy
-from facescale.backbones import Backbone
+from facescale.backbones import Backbone, registry
 from facescale.distributed import make_mesh
 from facescale.training.sync_batchnorm import synchronise_norms_
 
@@ -130,3 +132,80 @@ def folded_from_several(rank: int) -> float:
 
 def test_batchnorm_over_all_ranks_folds_too(run_ranks: Callable[..., list[Any]]) -> None:
     assert max(run_ranks(folded_from_several, 2)) < 1e-5
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose kernels have mean 0, and length 1 together, whatever its weights are."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        kernels = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return functional.conv2d(input, kernels / kernels.norm(), self.bias)
+
+
+class ActivatedNorm(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+class ActivatedSequential(nn.Sequential):
+    def forward(self, input: Tensor) -> Tensor:
+        for layer in self:
+            input = layer(input).relu()
+        return input
+
+
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(lambda module, inputs, output: output.relu())
+    return layer
+
+
+FOREIGN: dict[str, Callable[[], nn.Module]] = {
+    "convolution of another class": lambda: nn.Sequential(Standardised(3, 4, 3), nn.BatchNorm2d(4)),
+    "norm of another class": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), ActivatedNorm(4)),
+    "sequence of another class": lambda: ActivatedSequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+    "convolution with a hook": lambda: nn.Sequential(hooked(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+    "norm without weights": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)
+    ),
+    "norm without statistics": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)
+    ),
+    "padding by reflection": lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
+    "padding by name": lambda: nn.Conv2d(3, 4, 3, padding="same"),
+    "norm of tokens": lambda: nn.Sequential(nn.Flatten(2), nn.Linear(196, 6), nn.BatchNorm1d(3)),
+    "linear layer over tokens": lambda: nn.Sequential(
+        nn.BatchNorm2d(3), nn.Flatten(2), nn.Linear(196, 6)
+    ),
+}
+"""Layers of networks from outside that are not what they look like."""
+
+
+class Foreign(Backbone):
+    """A network from outside of the package, with a buffer that is in no state dict."""
+
+    def __init__(self, make: Callable[[], nn.Module], embedding_dim: int = 8) -> None:
+        super().__init__(embedding_dim=embedding_dim)
+        self.register_buffer("shift", torch.full((3, 1, 1), 0.5), persistent=False)
+        self.layers = make()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        small = functional.avg_pool2d(pixels.float(), 8) / 255 - self.get_buffer("shift")
+        found: Tensor = self.layers(small).flatten(1)
+        return found[:, :: found.shape[1] // self.embedding_dim]
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_not_quite_a_layer_of_torch_stays(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setitem(registry._BUILDERS, "foreign", partial(Foreign, FOREIGN[kind]))
+    backbone = backbones.build("foreign").train()
+    random = torch.Generator().manual_seed(1)
+    for name, value in backbone.state_dict().items():
+        if value.is_floating_point():
+            value.normal_(generator=random)
+            if name.endswith("running_var"):
+                value.abs_().add_(0.5)
+    backbone.get_buffer("shift").fill_(0.7)
+    pixels = faces(3)
+    assert difference(inference_copy(backbone)(pixels), plainly(backbone, pixels)) < 1e-5

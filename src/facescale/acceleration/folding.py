@@ -4,16 +4,19 @@ In eval mode BatchNorm is `scale * x + shift` per channel, which a convolution o
 to it can do itself. One kind stays: IResNet's first BatchNorm of a unit stands before a convolution
 that pads with zeros, and those are zeros behind the BatchNorm. Padding with `-shift / scale` in
 front of it would be exact too, but copies the image once, which is what the BatchNorm costs.
+
+Only layers of exactly torch's classes change: what a subclass or a hook computes is not known here.
 """
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from facescale.acceleration.accelerate import PIXELS, swap_
+from facescale.acceleration.chain import is_alone
 from facescale.backbones import Backbone, build
 from facescale.backbones.convolutional import ConvolutionalBackbone
 from facescale.backbones.iresnet import Unit
@@ -46,6 +49,7 @@ def fold(backbone: Backbone) -> Backbone:
         copy = build(**backbone.spec)
     tensors = {name: value.detach().clone() for name, value in backbone.state_dict().items()}
     copy.load_state_dict(tensors, assign=True)
+    _copy_unsaved_(copy, backbone)
     copy.requires_grad_(False).eval()
     for parent, names in _rows(copy):
         kept = [name for name in names if not isinstance(parent.get_submodule(name), nn.Dropout)]
@@ -56,6 +60,14 @@ def fold(backbone: Backbone) -> Backbone:
     return copy
 
 
+def _copy_unsaved_(copy: nn.Module, backbone: nn.Module) -> None:
+    """Give `copy` the buffers that no state dict has."""
+    for own, module in zip(copy.modules(), backbone.modules(), strict=True):
+        for name in module._non_persistent_buffers_set:
+            value = module._buffers[name]
+            own._buffers[name] = None if value is None else value.detach().clone()
+
+
 def _rows(network: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]:
     """Names of layers of which each sees nothing but the output of the one before, and whose."""
     for module in network.modules():
@@ -63,15 +75,26 @@ def _rows(network: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]:
             yield module, [*module.trunk_names, *module.neck_names]
         elif isinstance(module, Unit):
             yield module, ["bn1", "conv1", "bn2", "prelu", "conv2", "bn3"]
-        elif isinstance(module, nn.Sequential):
+        elif type(module) is nn.Sequential:
             yield module, [name for name, _ in module.named_children()]
+
+
+def _is_layer(module: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
+    return type(module) in (nn.Conv2d, nn.Linear) and is_alone(module)
+
+
+def _is_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    """Whether this is a BatchNorm with weights and running statistics."""
+    known = type(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and is_alone(module)
+    return known and bool(module.affine and module.track_running_stats)
 
 
 def _fold_behind_(parent: nn.Module, names: list[str]) -> None:
     """Each BatchNorm that follows a convolution or linear layer goes into its rows."""
     for before, name in pairwise(names):
         layer, norm = parent.get_submodule(before), parent.get_submodule(name)
-        if isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(norm, _BatchNorm):
+        # behind a linear layer over tokens, the channels are not that layer's outputs
+        if _is_layer(layer) and _is_norm(norm) and norm.num_features == len(layer.weight):
             scale, shift = _scale_and_shift(norm)
             rows = scale.view(-1, *(1,) * (layer.weight.ndim - 1))
             if layer.bias is not None:
@@ -82,13 +105,10 @@ def _fold_behind_(parent: nn.Module, names: list[str]) -> None:
 
 def _fold_ahead_(parent: nn.Module, names: list[str]) -> None:
     """Each BatchNorm whose image is flattened for a linear layer goes into its columns."""
-    for name, flatten, last in zip(names, names[1:], names[2:], strict=False):
-        norm, layer = parent.get_submodule(name), parent.get_submodule(last)
-        if (
-            isinstance(norm, _BatchNorm)
-            and isinstance(parent.get_submodule(flatten), nn.Flatten)
-            and isinstance(layer, nn.Linear)
-        ):
+    for name, between, last in zip(names, names[1:], names[2:], strict=False):
+        norm, flatten, layer = map(parent.get_submodule, (name, between, last))
+        flattens = isinstance(flatten, nn.Flatten) and flatten.start_dim == 1
+        if _is_norm(norm) and flattens and _is_layer(layer) and isinstance(layer, nn.Linear):
             places = layer.in_features // norm.num_features
             scale, shift = (x.repeat_interleave(places) for x in _scale_and_shift(norm))
             bias = layer.weight.double() @ shift
@@ -98,7 +118,7 @@ def _fold_ahead_(parent: nn.Module, names: list[str]) -> None:
             setattr(parent, name, nn.Identity())
 
 
-def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """BatchNorm in eval mode as scale * x + shift, (channels,) each, in float64."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -115,10 +135,14 @@ def _set_(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> None:
 def _pack_(module: nn.Module) -> None:
     """Replace each convolution inside `module` by one whose weights are laid out once."""
     for name, child in module.named_children():
-        if isinstance(child, nn.Conv2d):
+        if isinstance(child, nn.Conv2d) and _is_layer(child) and _pads_by_number(child):
             setattr(module, name, _PackedConv2d(child))
         else:
             _pack_(child)
+
+
+def _pads_by_number(conv: nn.Conv2d) -> bool:
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 class _PackedConv2d(nn.Module):
