@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from facescale.acceleration import accelerate_
 from facescale.acceleration.chain import chain_of
 from facescale.acceleration.conv import Conv2d
 from facescale.acceleration.sequence import in_sequence
@@ -191,6 +192,7 @@ def test_a_chain_ends_in_front_of_what_the_kernels_do_not_know() -> None:
     assert length([nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)], x) == 0  # a bias
     assert length([nn.Conv2d(16, 16, 1, bias=False), nn.PReLU(16)], x) == 0
     assert length([nn.BatchNorm2d(16), nn.PReLU()], x) == 1  # one slope for all channels
+    assert length([nn.BatchNorm2d(16), type("Other", (nn.PReLU,), {})(16)], x) == 1
     assert length([nn.Conv2d(16, 8, 1, bias=False), nn.BatchNorm2d(16)], x) == 0
     assert length([nn.BatchNorm2d(8)], x) == 0
     assert length([nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)], x) == 0
@@ -201,3 +203,17 @@ def test_a_chain_ends_in_front_of_what_the_kernels_do_not_know() -> None:
     assert length(frozen, x) == 3
     one_number = layers_of([("halving", False)], 16)
     assert length(one_number, image(1, 16, 2, 2, seed=1)) == 0
+
+
+class Swap(nn.Module):
+    """Takes two tensors and gives them back in the other order."""
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return pair[1], pair[0]
+
+
+def test_a_sequence_passes_on_more_than_images() -> None:
+    network = nn.Sequential(Swap(), Swap(), Swap())
+    accelerate_(network, torch.device("cpu"), torch.float32)
+    one, other = torch.zeros(1), torch.ones(1)
+    assert network((one, other)) == (other, one)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from facescale.acceleration.conv import is_conv, is_grouped, is_pointwise
+from facescale.acceleration.prelu import PReLU
 from facescale.kernels.cpu import norm as norms
 from facescale.kernels.cpu.between import conv_between, conv_between_backward
 from facescale.kernels.cpu.operators import channels_last, takes
@@ -62,7 +63,8 @@ class Link:
 def chain_of(layers: Sequence[nn.Module], x: Tensor) -> list[Link]:
     """The longest chain at the start of `layers` that the operators can compute on `x`."""
     links: list[Link] = []
-    if x.ndim != 4 or torch.is_autocast_enabled("cpu") or not takes(x):
+    is_image = isinstance(x, Tensor) and x.ndim == 4  # a Sequential may pass on other things
+    if not is_image or torch.is_autocast_enabled("cpu") or not takes(x):
         return links
     shape: tuple[int, ...] = tuple(x.shape)
     place = 0
@@ -85,6 +87,7 @@ def _link(layers: Sequence[nn.Module], may_lack_conv: bool) -> Link | None:
         return None
     has_prelu = (
         isinstance(prelu, nn.PReLU)
+        and type(prelu) in (nn.PReLU, PReLU)  # what a subclass computes is not known
         and prelu.num_parameters == norm.num_features
         and is_alone(prelu)
     )
