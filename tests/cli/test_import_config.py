@@ -141,6 +141,33 @@ for i in range(3): pass
     assert len(notes) == 8
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "config = edict({'lr': 0.3})",
+        "config = edict(lr=0.3)",
+        "from configs.wf42m import config",
+        "from .ms1mv3 import config as base",
+        "from wf42m import *",
+    ],
+)
+def test_values_from_elsewhere_are_said_to_be_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], statement: str
+) -> None:
+    _, notes = convert(tmp_path, capsys, f"{statement}\nconfig.batch_size = 64\n")
+    assert notes == [f"theirs.py: line 1: not read: {statement}"]
+
+
+@pytest.mark.parametrize(
+    "statement", ["from configs.base import config", "from .base import *", "config = edict()"]
+)
+def test_the_base_of_all_configs_needs_no_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], statement: str
+) -> None:
+    _, notes = convert(tmp_path, capsys, f"{statement}\nconfig.batch_size = 64\n")
+    assert notes == []
+
+
 def test_nothing_in_the_file_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trap = tmp_path / "trap"
     text = f"""import pathlib
@@ -173,6 +200,9 @@ def test_the_yaml_is_written_and_trains(tmp_path: Path, capsys: pytest.CaptureFi
         ("config = (", "is not a Python file"),
         ("x = 3", "sets no config.NAME; it is not a config of arcface_torch"),
         ("config = edict()\nconfig.margin_list = 3", "not of the kind that is expected"),
+        ("config = edict()\nconfig.margin_list = (1.0, 0.5)", "theirs.py: a value is not of the"),
+        ("config = edict()\nconfig.sample_rate = 'all'", "theirs.py: a value is not of the"),
+        (f"config = edict()\nconfig.lr = {'+'.join(['0.1'] * 2000)}", "is not a Python file"),
         ("config = edict()\nconfig.lr = 'fast'", "optim.lr is 'fast'; give a number"),
         ("config = edict()\nconfig.batch_size = 0", "train.batch_size must be at least 1, got 0"),
     ],

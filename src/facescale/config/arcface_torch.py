@@ -79,17 +79,16 @@ def read(path: Path, gpus: int) -> Imported:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB; a config is a short file")
+    found = Imported()
     try:
-        tree = ast.parse(content)
+        keys = _keys(ast.parse(content), found.notes)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{path} is not a Python file: {error!s:.200}") from error
-    found = Imported()
-    keys = _keys(tree, found.notes)
     if not keys:
         raise ValueError(f"{path} sets no config.NAME; it is not a config of arcface_torch")
     try:
         _translate(keys, gpus, found)
-    except (TypeError, ArithmeticError, AttributeError, LookupError) as error:
+    except (ValueError, TypeError, ArithmeticError, AttributeError, LookupError) as error:
         raise ValueError(f"{path}: a value is not of the kind that is expected: {error}") from error
     return found
 
@@ -107,7 +106,8 @@ def _keys(tree: ast.Module, notes: list[str]) -> dict[str, _Set]:
                 notes.append(f"line {node.lineno}: config.{name} is not read: {remark}")
         elif not _is_preamble(node):
             text = ast.unparse(node).splitlines()[0]
-            notes.append(f"line {node.lineno}: not read: {text:.80}")
+            shown = "..." if "key" in text else text  # of wandb
+            notes.append(f"line {node.lineno}: not read: {shown:.80}")
     return keys
 
 
@@ -121,12 +121,16 @@ def _assigned(node: ast.stmt) -> str | None:
 
 
 def _is_preamble(node: ast.stmt) -> bool:
-    """Imports, the docstring, and `config = edict()`."""
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return True
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-        return True
-    return isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+    """The docstring, `config = edict()`, and imports of anything but another config than base."""
+    if isinstance(node, ast.ImportFrom):
+        names = {alias.name for alias in node.names}
+        is_base = (node.module or "").rpartition(".")[2] == "base"
+        return is_base or not names & {"config", "*"}
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+        return not (node.value.args or node.value.keywords)  # which would be values
+    return isinstance(node, ast.Import)
 
 
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
