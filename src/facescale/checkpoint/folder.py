@@ -7,6 +7,7 @@ when all ranks are done: a folder of that name is complete.
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ SUMS = "SHA256SUMS"
 OLD_METADATA = ".metadata"
 """A file that only checkpoints of format 2 have."""
 _MAX_SUMS = 16 << 20  # bytes; of 100,000 ranks
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +75,9 @@ def save(
             if world.rank == 0:
                 _sign(partial, run, part.centres, [json.loads(answer) for answer in said])
                 _put_in_place(partial, final)
-                saved = [path for path in checkpoints(folder) if path <= final]
-                for old in superfluous(saved, keep, best):
-                    shutil.rmtree(old)
+                saved = checkpoints(folder)
+                for old in superfluous(saved[: saved.index(final) + 1], keep, best):
+                    _remove(old)
     except OSError as error:
         if world.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)  # room for others
@@ -254,9 +256,26 @@ def _read_sums(path: Path) -> list[tuple[str, str]]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a run that was killed while it wrote has left."""
+    """Remove what a run that was killed while it wrote or removed a checkpoint has left."""
     for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover)
+        _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, which loses its name first: none is ever half there under it.
+
+    What cannot be removed, such as a file on NFS that is being read, is tried again at the next
+    save: the run need not end for it.
+    """
+    try:
+        if not path.name.startswith("."):
+            path = path.rename(path.with_name(f".{path.name}.old"))
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+    except OSError as error:
+        _log.warning("%s could not be removed: %s", path, said_of(error))
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
@@ -266,7 +285,8 @@ def _put_in_place(partial: Path, final: Path) -> None:
         final.rename(old)
     partial.rename(final)
     _sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+        _remove(old)
 
 
 def _sync(path: Path) -> None:
