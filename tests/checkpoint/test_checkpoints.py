@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from test_checkpoint_record import RUN
+from torch import nn
 
+from facescale.checkpoint import tensors
 from facescale.checkpoint.folder import Part, checkpoints, damage, find, is_finite, save
 from facescale.distributed import Group
 from facescale.training import build, train
@@ -177,3 +179,70 @@ def test_what_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("facescale.checkpoint.folder.checksum", forbidden)  # root may read all
     with pytest.raises(ValueError, match=r"rank-00000\.safetensors: Permission denied"):
         find(tmp_path, Group())
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_checkpoint_that_is_half_removed_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, 1, keep=1)
+
+    def killed(path: Path, **_: object) -> None:
+        (path / "run.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("facescale.checkpoint.folder.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            saved(tmp_path, 2, keep=1)
+    assert steps(tmp_path) == [2]
+    assert find(tmp_path / "step-00000002", Group()).name == "step-00000002"
+    saved(tmp_path, 3, keep=1)
+    assert names(tmp_path) == ["step-00000003"]
+
+
+def test_what_cannot_be_removed_now_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path, 1, keep=1)
+
+    def in_use(path: Path, **_: object) -> None:
+        raise OSError(39, "Directory not empty", str(path))  # NFS, where somebody reads a file
+
+    with monkeypatch.context() as patched:
+        patched.setattr("facescale.checkpoint.folder.shutil.rmtree", in_use)
+        saved(tmp_path, 2, keep=1)
+    assert steps(tmp_path) == [2]
+    assert f"{tmp_path / '.step-00000001.old'} could not be removed: " in caplog.text
+    saved(tmp_path, 3, keep=1)
+    assert names(tmp_path) == ["step-00000003"]
+
+
+def test_a_checkpoint_that_was_moved_and_linked_is_dropped_as_a_link(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "run"
+    saved(folder, 1, keep=1).rename(elsewhere)
+    (folder / "step-00000001").symlink_to(elsewhere)
+    saved(folder, 2, keep=1)
+    assert names(folder) == ["step-00000002"]
+    assert is_finite(elsewhere)
+
+
+def test_steps_of_nine_digits_are_dropped_in_the_order_of_numbers(tmp_path: Path) -> None:
+    for step in (99_999_999, 100_000_000):
+        saved(tmp_path, step, keep=1)
+    assert steps(tmp_path) == [100_000_000]
+
+
+def test_the_state_of_another_optimizer_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    sgd = torch.optim.SGD(network.parameters(), momentum=0.9)
+    network(torch.ones(1, 2)).sum().backward()
+    sgd.step()
+    shared = tensors.shared_tensors(network, sgd, nn.Module())
+    path = save(tmp_path, RUN, replace(part(), shared=shared), world=Group(), keep=1)
+    adamw = torch.optim.AdamW(network.parameters())
+    with pytest.raises(ValueError, match=r"momentum_buffer is nothing .* AdamW keeps; give optim"):
+        tensors.read_shared_(path, network, adamw)

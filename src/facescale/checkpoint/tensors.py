@@ -137,7 +137,10 @@ def _load_optimizer_(
             value = like.copy_(file.tensor(f"optimizer/{name}"))  # keeps the layout in memory
             state.setdefault(number, {})[key] = value
     if stored:
-        raise ValueError(f"{file.path}: optimizer/{next(iter(stored)):.100} is unexpected")
+        raise ValueError(
+            f"{file.path}: optimizer/{next(iter(stored)):.100} is nothing that this run's "
+            f"{type(optimizer).__name__} keeps; give optim.name as in the run that wrote it"
+        )
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
