@@ -37,7 +37,9 @@ def test_the_centre_of_most_images_wins() -> None:
 
 
 @pytest.mark.usefixtures("tiny_y1")
-def test_a_checkpoint_is_unpacked_with_them(tmp_path: Path) -> None:
+def test_a_checkpoint_is_unpacked_with_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(small_run(head=HeadConfig(subcentres=2)), tmp_path / "run")
     path = checkpoint.checkpoints(tmp_path / "run" / "checkpoints")[-1]
     (file,) = unpack.unpack_centres(path, tmp_path)
@@ -49,3 +51,8 @@ def test_a_checkpoint_is_unpacked_with_them(tmp_path: Path) -> None:
     main(["unpack", str(tmp_path / "run"), *words])
     (file,) = (tmp_path / "out").glob("centres-*")
     assert torch.equal(load_file(file)["centres"], second)
+    names.append("50")
+    write_embedded(tmp_path / "x.npz", iter([second[:1]]), 1, np.array([50]), names, names[:1], {})
+    with pytest.raises(SystemExit):
+        main(["unpack", str(tmp_path / "run"), *words])
+    assert "the images have labels up to 50, but the run has 50 classes" in capsys.readouterr().err

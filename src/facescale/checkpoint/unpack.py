@@ -57,12 +57,17 @@ def unpack_centres(
     says in its metadata which class is its first. At most two pieces are in memory at a time.
 
     Raises:
-        ValueError: `rows` is below 1, or the images are others than those of the run.
+        ValueError: `rows` is below 1, or the images have other labels or another dimension.
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
     saved = record.read(checkpoint)
     num_classes, seed, copies = saved.num_classes, saved.run.seed, saved.run.subcentres
+    if images is not None and (highest := int(images.labels.max())) >= num_classes:
+        raise ValueError(
+            f"the images have labels up to {highest}, but the run has {num_classes} classes; embed "
+            "the images that it was trained with"
+        )
     starts = range(0, num_classes, rows)
     for number, start in enumerate(starts, 1):
         part = range(start * copies, min(start + rows, num_classes) * copies)
