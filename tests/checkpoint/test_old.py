@@ -91,6 +91,8 @@ def test_a_run_goes_on_from_a_converted_checkpoint_to_the_bit(
     assert "convert only those whose source you trust" in said.err
     assert {entry.name for entry in path.parent.iterdir()} == {path.name, f"{path.name}.format2"}
     assert damage(path, Group()) is None
+    with pytest.raises(ValueError, match=r"has no \.metadata: it is not of format 2, and needs no"):
+        old.convert(path)
 
     resumed = build(config, CPU)
     assert resume_(resumed, tmp_path) == []

@@ -77,7 +77,12 @@ def convert(path: Path) -> Path:
 
 
 def _check_sums(path: Path) -> None:
-    """ValueError where a file differs from its checksum."""
+    """ValueError where a file differs from its checksum, or there is no old checkpoint."""
+    if not (path / folder.OLD_METADATA).exists():
+        raise ValueError(
+            f"{path} has no {folder.OLD_METADATA}: it is not of format {FORMAT}, and needs no "
+            "conversion, or a part of it is missing"
+        )
     sums = re.findall(
         r"^([0-9a-f]{64})  (__\d+_\d+\.distcp|\.metadata|run\.json)$",
         (path / folder.SUMS).read_text(errors="replace"),
