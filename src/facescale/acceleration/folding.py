@@ -135,7 +135,7 @@ def _set_(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> None:
 def _pack_(module: nn.Module) -> None:
     """Replace each convolution inside `module` by one whose weights are laid out once."""
     for name, child in module.named_children():
-        if isinstance(child, nn.Conv2d) and _is_layer(child) and _pads_by_number(child):
+        if _is_layer(child) and isinstance(child, nn.Conv2d) and _pads_by_number(child):
             setattr(module, name, _PackedConv2d(child))
         else:
             _pack_(child)

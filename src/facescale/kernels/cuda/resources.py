@@ -1,10 +1,8 @@
 """What kernels need of a card, found by compiling them ahead of time; no GPU is needed.
 
 `with launches() as seen:` records what the operators would launch, on tensors of device "meta";
-`compile_launch` compiles one of them as triton would on its first call. The table of
-docs/gpu_kernels.md:
-
-    python -m facescale.kernels.cuda.resources
+`compile_launch` compiles one of them as triton would on its first call. `catalogue` prints the
+tables of docs/gpu_kernels.md.
 """
 
 import re
