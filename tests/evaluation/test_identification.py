@@ -74,6 +74,14 @@ def test_the_closed_set_is_counted_as_with_all_scores_sorted(
         assert point.tpir == np.mean(own > threshold)
 
 
+def test_an_entry_that_ties_with_the_mate_counts_before_it() -> None:
+    people = torch.eye(4, dtype=torch.float64)
+    gallery = people[[0, 0, 1, 2]]  # two subjects with one embedding
+    assert closed_set(gallery, gallery, np.arange(4), ranks=(1, 2)).ranks == {1: 0.5, 2: 1.0}
+    alike = people[:1].expand(12, 4)  # a network that has collapsed
+    assert closed_set(alike, alike, np.arange(12)).ranks == {1: 0.0, 5: 0.0, 10: 0.0}
+
+
 def test_the_open_set_lets_no_more_strangers_in_than_wanted() -> None:
     gallery, subjects = unit(20, 8, 5), np.arange(20)
     probe_subjects = np.arange(400) % 40  # half of them strangers
@@ -123,6 +131,8 @@ def test_faiss_finds_almost_what_the_exact_search_finds() -> None:
     assert few.clusters > 2
     assert places.min() >= 0
     torch.testing.assert_close(scores, search(probes, gallery[:400], 300)[0])
+    with pytest.raises(ValueError, match="8 numbers each, the gallery 16; are they from one model"):
+        few(probes[:, :8], 1)
 
 
 @pytest.mark.slow

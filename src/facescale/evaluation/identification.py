@@ -25,8 +25,8 @@ class Operating:
 
     Attributes:
         fpir: The wanted false positive identification rate.
-        tpir: True positive identification rate reached.
-        threshold: A probe is accepted where its score is higher.
+        tpir: True positive identification rate reached; NaN without mated and unmated probes.
+        threshold: A probe is accepted where its score is higher; NaN without unmated probes.
     """
 
     fpir: float
@@ -121,6 +121,9 @@ def closed_set(
 ) -> ClosedSet:
     """Rank-k and TPIR at FPIR as InsightFace's `ijb_1n.py` counts them.
 
+    An entry that scores as high as the mate counts as before it: a network that gives every image
+    the same embedding finds nobody. InsightFace leaves such ties to the order of its sort.
+
     Args:
         probes: (p, dim) unit rows.
         gallery: (g, dim) unit rows, one for each subject.
@@ -130,21 +133,21 @@ def closed_set(
     """
     wanted = [max(1, math.ceil(len(probes) * fpir)) for fpir in fpirs]
     highest = probes.new_empty(0)
-    mate_scores, places = [], []
+    mate_scores, ranked = [], []
     for scores, part in _blocks(probes, gallery):
         mate = torch.from_numpy(mates[part]).to(scores.device).unsqueeze(1)
         of_mate = scores.gather(1, mate)
         mate_scores.append(of_mate.flatten())
-        places.append((scores > of_mate).sum(dim=1))
+        ranked.append((scores >= of_mate).sum(dim=1))  # the mate itself included
         others = scores.scatter_(1, mate, -math.inf).flatten()
         others = torch.cat([highest, others.topk(min(max(wanted), len(others))).values])
         highest = others.topk(min(max(wanted), len(others))).values
-    own, place = torch.cat(mate_scores), torch.cat(places)
+    own, rank = torch.cat(mate_scores), torch.cat(ranked)
     thresholds = [float(highest[min(count, len(highest)) - 1]) for count in wanted]
     return ClosedSet(
         num_probes=len(probes),
         num_gallery=len(gallery),
-        ranks={k: float((place < k).double().mean()) for k in ranks},
+        ranks={k: float((rank <= k).double().mean()) for k in ranks},
         operating=[
             Operating(fpir, float((own > threshold).double().mean()), threshold)
             for fpir, threshold in zip(fpirs, thresholds, strict=True)
@@ -171,11 +174,12 @@ def open_set(
     scores, places = (answer.flatten().cpu().numpy() for answer in search(probes, gallery))
     mated = np.isin(probe_subjects, gallery_subjects)
     right = mated & (gallery_subjects[places] == probe_subjects)
+    both_kinds = mated.any() and not mated.all()
     operating = []
     for fpir in fpirs:
         threshold = threshold_at_fpir(scores[~mated], fpir)
         hits = right & (scores > threshold)
-        tpir = float(hits.sum() / mated.sum()) if mated.any() else math.nan
+        tpir = float(hits.sum() / mated.sum()) if both_kinds else math.nan
         operating.append(Operating(fpir, tpir, threshold))
     return OpenSet(int(mated.sum()), int((~mated).sum()), operating)
 
@@ -199,15 +203,16 @@ def threshold_at_fpir(unmated: Floats, fpir: float) -> float:
 
 
 def leave_one_out(rows: Tensor, subjects: Ints, gallery: Tensor, gallery_subjects: Ints) -> Floats:
-    """Best score of each row among the other people of the gallery, (n,).
+    """Best score of each row among the other people of the gallery; rows without any are left out.
 
     Estimates the scores of people who are not in the gallery, for a threshold at a wanted FPIR.
     """
-    best = []
-    for scores, part in _blocks(rows, gallery):
-        own = torch.from_numpy(subjects[part][:, None] == gallery_subjects[None])
-        best.append(scores.masked_fill_(own.to(scores.device), -math.inf).amax(dim=1))
-    found: Floats = torch.cat(best).double().cpu().numpy()
+    _, entries = np.unique(gallery_subjects, return_counts=True)
+    k = int(entries.max(initial=0)) + 1  # at least one of them is of another person
+    scores, places = search(rows, gallery, k)
+    own = torch.from_numpy(subjects[:, None] == gallery_subjects[places.cpu().numpy()])
+    best = scores.masked_fill_(own.to(scores.device), -math.inf).amax(dim=1)
+    found: Floats = best.double().cpu().numpy()
     return found[np.isfinite(found)]
 
 

@@ -46,7 +46,15 @@ class IvfIndex:
         self._index.nprobe = self.probed
 
     def __call__(self, probes: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Scores (p, k), falling, and rows of the gallery (p, k); at most as many as there are."""
+        """Scores (p, k), falling, and rows of the gallery (p, k); at most as many as there are.
+
+        ValueError if probes (p, dim) are of another length than the gallery's rows.
+        """
+        if probes.shape[1] != self._index.d:
+            raise ValueError(
+                f"probes have {probes.shape[1]} numbers each, the gallery {self._index.d}; are "
+                "they from one model?"
+            )
         k = min(k, self._index.ntotal)
         scores, places = self._index.search(probes.numpy(), k)
         short = (places < 0).any(axis=1)  # so few entries in the clusters: look into all of them
