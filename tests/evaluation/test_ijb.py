@@ -13,11 +13,10 @@ from sklearn.metrics import roc_curve
 from torch import Tensor, nn
 
 from facescale.distributed import make_mesh
-from facescale.evaluation.ijb import IjbSet, open_ijb
+from facescale.evaluation.ijb import IjbSet, mates, open_ijb
 from facescale.evaluation.templates import (
     IjbResult,
     Weighting,
-    mates,
     pool,
     run_ijb,
     run_ijb_from_rows,
@@ -178,6 +177,67 @@ def test_lists_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
         open_ijb(meta.parent)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("face_tid_mid.txt", "", "has no line; fetch"),
+        ("template_pair_label.txt", "1 2 0\n", "0 ones and 1 zeros in 1 lines"),
+        ("template_pair_label.txt", "1 2 1\n1 4 0\n1 5 2\n", "1 ones and 1 zeros in 3 lines"),
+        ("1N_gallery_S2.csv", "TEMPLATE_ID,SUBJECT_ID\n", "S2.csv has no line"),
+        ("1N_probe_mixed.csv", "T,S\n9,2\n2,5\n", "subject 5 of a probe is 0 times in the gallery"),
+        ("1N_probe_mixed.csv", "T,S\n9,2\n9,1\n", "gives template 9 to more than one subject"),
+    ],
+)
+def test_lists_that_cannot_be_judged_are_known_before_an_image_is_read(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    root = made_set(tmp_path)
+    (root / "meta" / f"ijbb_{name}").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        open_ijb(root)
+
+
+def test_missing_images_are_counted_before_the_first_is_embedded(tmp_path: Path) -> None:
+    ijb = open_ijb(made_set(tmp_path))
+    for name in ijb.files[:-2]:
+        (ijb.folder / name).touch()
+    with pytest.raises(FileNotFoundError, match=r"2 of 30 images do not exist, such as .*28\.jpg"):
+        run_ijb(ijb, Thumbnail(), batch_size=4)
+
+
+def test_figures_that_do_not_exist_are_null_in_json(tmp_path: Path) -> None:
+    root = made_set(tmp_path)
+    (root / "meta" / "ijbb_1N_probe_mixed.csv").write_text("T,S\n2,0\n5,1\n")
+    ijb = open_ijb(root)
+    rows = np.tile(np.eye(3, dtype=np.float32)[ijb.templates % 3], 2)  # people alike, not a person
+    figures = json.loads(json.dumps(run_ijb_from_rows(ijb, rows).figures(), allow_nan=False))
+    assert figures["tar_at_far"][0]["threshold"] is None  # above the highest score
+    first, second = figures["open_set"]
+    assert (first["num_unmated"], first["operating"][0]["threshold"]) == (0, None)
+    assert (second["num_mated"], second["operating"][0]["tpir"]) == (0, None)
+    assert first["operating"][0]["tpir"] is None  # not 0: no FPIR is known
+
+
+def test_stored_numbers_of_every_kind_are_added_as_floats(tmp_path: Path) -> None:
+    ijb = open_ijb(made_set(tmp_path))
+    rows = np.random.default_rng(3).integers(-128, 128, (30, 12)).astype(np.int8)
+    found, expected = (run_ijb_from_rows(ijb, r).scores for r in (rows, rows.astype(np.float32)))
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match=r"rows \(30, 12\) of \|S1 do not fit"):
+        run_ijb_from_rows(ijb, rows.astype("S1"))  # type: ignore[arg-type]
+
+
+def test_rows_without_mirror_images_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ijb = open_ijb(made_set(tmp_path))
+    rows = np.random.default_rng(4).normal(size=(30, 512)).astype(np.float32)
+    run_ijb_from_rows(ijb, np.concatenate([rows, rows + 0.5 * rows[::-1]], axis=1))
+    assert not caplog.text
+    run_ijb_from_rows(ijb, rows)
+    assert "the two halves of a row have a mean cosine of" in caplog.text
+
+
 def test_a_set_without_lists_of_1n_is_verified_only(tmp_path: Path) -> None:
     root = made_set(tmp_path)
     (root / "meta" / "ijbb_1N_gallery_S2.csv").unlink()
@@ -190,7 +250,7 @@ def test_a_set_without_lists_of_1n_is_verified_only(tmp_path: Path) -> None:
 
 def test_embeddings_of_another_shape_or_without_direction_are_refused(tmp_path: Path) -> None:
     ijb = open_ijb(made_set(tmp_path))
-    with pytest.raises(ValueError, match=r"embeddings \(29, 4\) do not fit IJB-B with 30 images"):
+    with pytest.raises(ValueError, match=r"\(29, 4\) of float32 do not fit IJB-B with 30 images"):
         run_ijb_from_rows(ijb, np.ones((29, 4), np.float32))
     with pytest.raises(ValueError, match="9 of 9 templates have no direction"):
         pool(ijb, [torch.zeros(30, 4)], 0, Weighting())

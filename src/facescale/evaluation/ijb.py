@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from warnings import catch_warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,21 @@ class IjbSet:
     def __len__(self) -> int:
         return len(self.files)
 
+    def require_images(self, start: int, stop: int) -> None:
+        """Check that the files of images `start` to `stop` exist, before hours of embedding.
+
+        Raises:
+            FileNotFoundError: Some are missing; names the first.
+        """
+        folder = str(self.folder)
+        paths = (os.path.join(folder, name) for name in self.files[start:stop])
+        missing = [path for path in paths if not os.path.isfile(path)]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing):,} of {stop - start:,} images do not exist, such as {missing[0]}; "
+                "unpack all of them, or give their folder by --images"
+            )
+
     def decode_range(self, start: int, stop: int) -> Pixels:
         """Aligned images (stop - start, 112, 112, 3); ValueError or OSError names a bad one."""
         aligned = np.empty((stop - start, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
@@ -108,14 +124,8 @@ def open_ijb(root: Path | str, images: Path | str | None = None) -> IjbSet:
             f"same images in the same order ({len(files)} and {len(named)} lines)"
         )
     templates, media = places.astype(np.int64).T
-    pair_list = meta / f"{target}_template_pair_label.txt"
-    pairs = _read_numbers(pair_list, range(3), np.int64).astype(np.int64, copy=False)
-    _require_known(pairs[:, :2], templates, pair_list)
-    lists = [f"{target}_1N_gallery_{half}.csv" for half in GALLERIES[target]]
-    lists.append(f"{target}_1N_probe_mixed.csv")
-    subjects = [_read_subjects(meta / name, templates) for name in lists if (meta / name).exists()]
-    if len(subjects) != len(lists):  # 1:N needs all of them
-        subjects = [Subjects(np.empty(0, np.int64), np.empty(0, np.int64))]
+    pairs, same = _read_pairs(meta / f"{target}_template_pair_label.txt", templates)
+    galleries, probes = _read_1n(meta, target, templates)
     return IjbSet(
         name=f"IJB-{target[-1].upper()}",
         folder=folder,
@@ -124,11 +134,29 @@ def open_ijb(root: Path | str, images: Path | str | None = None) -> IjbSet:
         scores=np.ascontiguousarray(numbers[:, 10]),
         templates=templates,
         media=media,
-        pairs=pairs[:, :2],
-        same=pairs[:, 2] == 1,
-        galleries=tuple(subjects[:-1]),
-        probes=subjects[-1],
+        pairs=pairs,
+        same=same,
+        galleries=galleries,
+        probes=probes,
     )
+
+
+def mates(probes: Ints, gallery: Ints) -> Ints:
+    """(probes,) place of each probe's subject in the gallery, where every subject is once.
+
+    Raises:
+        ValueError: A probe's subject is not in the gallery, or more than once.
+    """
+    order = np.argsort(gallery, kind="stable")
+    first = np.searchsorted(gallery[order], probes)
+    count = np.searchsorted(gallery[order], probes, side="right") - first
+    bad = np.flatnonzero(count != 1)
+    if len(bad):
+        raise ValueError(
+            f"subject {probes[bad[0]]} of a probe is {count[bad[0]]} times in the gallery, not "
+            "once; the lists of 1:N are damaged, fetch the meta folder again"
+        )
+    return order[first]
 
 
 def _target(root: Path) -> str:
@@ -144,42 +172,78 @@ def _target(root: Path) -> str:
 
 def _read_named(path: Path, columns: int, dtype: type) -> tuple[list[str], NDArray[np.generic]]:
     """A name and `columns` numbers a line."""
-    _require_file(path)
+    numbers = _read_numbers(path, range(1, columns + 1), dtype)
     with path.open() as lines:
         names = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
-    return names, _read_numbers(path, range(1, columns + 1), dtype)
+    return names, numbers
 
 
 def _read_numbers(
     path: Path, columns: range, dtype: type, heading: bool = False, delimiter: str | None = None
 ) -> NDArray[np.generic]:
-    """Some columns of a list, (lines, columns)."""
-    _require_file(path)
+    """Some columns of a list, (lines, columns); at least one line."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; fetch the meta folder again")
     try:
-        return np.loadtxt(
-            path, dtype, usecols=columns, ndmin=2, skiprows=int(heading), delimiter=delimiter
-        )
+        with catch_warnings(action="ignore", category=UserWarning):  # of a list without a line
+            numbers: NDArray[np.generic] = np.loadtxt(
+                path,
+                dtype,
+                comments=None,
+                delimiter=delimiter,
+                skiprows=int(heading),
+                usecols=columns,
+                ndmin=2,
+            )
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; fetch the meta folder again") from error
+    if not len(numbers):
+        raise ValueError(f"{path} has no line; fetch the meta folder again")
+    return numbers
+
+
+def _read_pairs(path: Path, known: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Templates to compare, (p, 2), and whether both are of one person, (p,)."""
+    columns = _read_numbers(path, range(3), np.int64).astype(np.int64, copy=False)
+    _require_known(columns[:, :2], known, path)
+    same, different = columns[:, 2] == 1, columns[:, 2] == 0
+    if not (same | different).all() or not (same.any() and different.any()):
+        raise ValueError(
+            f"{path}: the third number of a line is 1 for one person and 0 for two, and both are "
+            f"needed; there are {same.sum()} ones and {different.sum()} zeros in {len(same)} lines"
+        )
+    return columns[:, :2], same
+
+
+def _read_1n(meta: Path, target: str, known: Ints) -> tuple[tuple[Subjects, ...], Subjects]:
+    """The galleries and the probes of 1:N; none unless all of their lists are there."""
+    names = [f"gallery_{half}" for half in GALLERIES[target]] + ["probe_mixed"]
+    paths = [meta / f"{target}_1N_{name}.csv" for name in names]
+    if not all(path.exists() for path in paths):
+        return (), Subjects(np.empty(0, np.int64), np.empty(0, np.int64))
+    *galleries, probes = (_read_subjects(path, known) for path in paths)
+    mates(probes.subjects, np.concatenate([gallery.subjects for gallery in galleries]))
+    return tuple(galleries), probes
 
 
 def _read_subjects(path: Path, known: Ints) -> Subjects:
     """Each template once, in rising order."""
     columns = _read_numbers(path, range(2), np.int64, heading=True, delimiter=",")
-    _require_known(columns[:, 0], known, path)
-    templates, first = np.unique(columns[:, 0], return_index=True)
-    return Subjects(templates, columns[first, 1].astype(np.int64))
+    rows = np.unique(columns.astype(np.int64), axis=0)
+    _require_known(rows[:, 0], known, path)
+    twice = np.flatnonzero(np.diff(rows[:, 0]) == 0)
+    if len(twice):
+        raise ValueError(
+            f"{path} gives template {rows[twice[0], 0]} to more than one subject; fetch the meta "
+            "folder again"
+        )
+    return Subjects(rows[:, 0], rows[:, 1])
 
 
-def _require_known(templates: NDArray[np.generic], known: Ints, path: Path) -> None:
+def _require_known(templates: Ints, known: Ints, path: Path) -> None:
     unknown = np.setdiff1d(templates, known)
     if len(unknown):
         raise ValueError(
             f"{path} names template {unknown[0]}, of which face_tid_mid.txt has no image "
             f"({len(unknown)} such templates)"
         )
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; fetch the meta folder again")

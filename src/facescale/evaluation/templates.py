@@ -5,6 +5,7 @@ of the mean over a media's images, scaled to length 1. Mean and sum are linear, 
 added to its template's sum when it is embedded, and its embedding need not be kept.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,13 +17,17 @@ from torch import Tensor, nn
 
 from facescale.distributed import Group
 from facescale.evaluation.identification import ClosedSet, OpenSet, closed_set, open_set
-from facescale.evaluation.ijb import IjbSet, Subjects
+from facescale.evaluation.ijb import IjbSet, Subjects, mates
 from facescale.evaluation.streaming import Watch, agreed_dim, embed_stream, unwatched
-from facescale.evaluation.thresholds import TarAtFar, tar_table
+from facescale.evaluation.thresholds import TarAtFar, for_json, tar_table
 from facescale.evaluation.verification import Floats, Ints, Roc, roc
 
 PAIRS_AT_ONCE = 16_384
+LEAST_ALIKE = 0.3
+"""Mean cosine of images and their mirror images; a trained network has far more, halves of one
+embedding have about 0."""
 ONE_RANK = Group()
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class IjbResult:
 
     def figures(self) -> dict[str, Any]:
         """All but curve and scores as plain values, fit for JSON."""
-        return {
+        figures = {
             "name": self.name,
             "images": self.num_images,
             "templates": self.num_templates,
@@ -98,6 +103,7 @@ class IjbResult:
             "identification": None if self.closed is None else asdict(self.closed),
             "open_set": [asdict(gallery) for gallery in self.open],
         }
+        return {key: for_json(value) for key, value in figures.items()}
 
 
 def run_ijb(
@@ -121,6 +127,8 @@ def run_ijb(
         watch: Is given this rank's batches and how many images they are, and passes them on.
     """
     start, stop = (len(ijb) * r // world.size for r in (world.rank, world.rank + 1))
+    with world.all_or_none():
+        ijb.require_images(start, stop)
     batches = embed_stream(
         network, ijb.decode_range, start, stop, batch_size, device, flip=weighting.flip
     )
@@ -141,20 +149,35 @@ def run_ijb_from_rows(
         weighting: How an image counts in its template.
 
     Raises:
-        ValueError: Not one row for each image, or an odd number of columns.
+        ValueError: Not one row of numbers for each image, or an odd number of columns.
     """
-    if rows.ndim != 2 or len(rows) != len(ijb) or rows.shape[1] % 2:
+    fits = rows.ndim == 2 and len(rows) == len(ijb) and rows.shape[1] % 2 == 0
+    if not fits or rows.dtype.kind not in "fiu":
         raise ValueError(
-            f"embeddings {rows.shape} do not fit {ijb.name} with {len(ijb)} images: a row is the "
-            "embedding of an image followed by that of its mirror image"
+            f"rows {rows.shape} of {rows.dtype} do not fit {ijb.name} with {len(ijb)} images; "
+            "a row is the embedding of an image followed by that of its mirror image, as numbers"
         )
+    _warn_of_cut_embeddings(rows)
 
     def batches() -> Iterator[Tensor]:
         for start in range(0, len(rows), 1024):
-            plain, mirrored = torch.tensor(np.asarray(rows[start : start + 1024])).chunk(2, dim=1)
+            part = np.asarray(rows[start : start + 1024], np.result_type(rows.dtype, np.float32))
+            plain, mirrored = torch.tensor(part).chunk(2, dim=1)
             yield plain + mirrored if weighting.flip else plain
 
     return judge(ijb, pool(ijb, batches(), 0, weighting))
+
+
+def _warn_of_cut_embeddings(rows: NDArray[np.float32]) -> None:
+    """Warn where the halves of the first rows are not alike, as an image and its mirror are."""
+    plain, mirrored = torch.tensor(np.asarray(rows[:1024], np.float32)).chunk(2, dim=1)
+    alike = float(torch.cosine_similarity(plain, mirrored).mean())
+    if alike < LEAST_ALIKE:
+        log.warning(
+            "the two halves of a row have a mean cosine of %.2f, but those of an image and its "
+            "mirror image are near 1: is a row one embedding without that of the mirror image?",
+            alike,
+        )
 
 
 def pool(
@@ -255,21 +278,3 @@ def _open(gallery: Subjects, probes: Subjects, templates: Templates) -> OpenSet:
         probes.subjects,
         gallery.subjects,
     )
-
-
-def mates(probes: Ints, gallery: Ints) -> Ints:
-    """(probes,) place of each probe's subject in the gallery, where every subject is once.
-
-    Raises:
-        ValueError: A probe's subject is not in the gallery, or more than once.
-    """
-    order = np.argsort(gallery, kind="stable")
-    first = np.searchsorted(gallery[order], probes)
-    count = np.searchsorted(gallery[order], probes, side="right") - first
-    bad = np.flatnonzero(count != 1)
-    if len(bad):
-        raise ValueError(
-            f"subject {probes[bad[0]]} of a probe is {count[bad[0]]} times in the gallery, not "
-            "once; the lists of 1:N are damaged"
-        )
-    return order[first]

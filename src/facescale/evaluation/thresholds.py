@@ -1,7 +1,9 @@
 """Operating points of a ROC curve: TAR at a FAR by two rules, and the threshold for a FAR."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,3 +80,12 @@ def threshold_at(roc: Roc, far: float) -> float:
     Infinite where even the highest score is one of different people and `far` is too small.
     """
     return float(roc.thresholds[np.searchsorted(roc.far, far, side="right") - 1])
+
+
+def for_json(value: Any) -> Any:
+    """Plain values with None for infinity and NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: for_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [for_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
