@@ -43,6 +43,8 @@ def test_decisions_are_what_the_accuracy_is_made_of() -> None:
     answer = verify(first, second, same, folds=7)
     assert np.mean([fold.mean() for fold in folds]) == pytest.approx(answer.accuracy)
     assert 0.6 < answer.accuracy < 1
+    with pytest.raises(ValueError, match="202 pairs of embeddings, but 203 entries"):
+        decisions(first[1:], second[1:], same, folds=7)
 
 
 def test_all_figures_are_plain_values_and_agree() -> None:
@@ -56,6 +58,14 @@ def test_all_figures_are_plain_values_and_agree() -> None:
     assert intervals["accuracy"]["low"] < figures["accuracy"] < intervals["accuracy"]["high"]
     assert [row["far"] for row in figures["tar_at_far"]] == [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
     assert judge_rows("mine", *rows(400, 1.0), replicates=0).figures()["intervals"] is None
+
+
+def test_intervals_are_over_pairs_where_people_are_too_few() -> None:
+    first, second, same = rows(40, 1.0)
+    people = np.where(same[:, None], [2, 2], [0, 1])  # all different pairs are of two people
+    judged = judge_rows("twins", first, second, same, people=people, replicates=50)
+    assert judged.intervals is not None
+    assert judged.intervals.over == "pairs"
 
 
 def test_the_mirror_image_is_added_by_choice() -> None:

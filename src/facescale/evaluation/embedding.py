@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from facescale.data.pairs import PairSet
 from facescale.evaluation.verification import (
     FOLDS,
+    Floats,
     Verification,
     check_pairs,
     choose_folds,
@@ -55,6 +56,24 @@ def verify_pairs(
             "%s: %d pairs fill %d folds only, not the usual %d; accuracy is a rough estimate",
             *(pairs.name, len(pairs.same), num_folds, FOLDS),
         )
+    unit, xnorm = embed_pairs(backbone, pairs, True, batch_size, device, rank, world_size, gather)
+    return replace(verify(unit[0::2], unit[1::2], pairs.same, num_folds), xnorm=xnorm)
+
+
+def embed_pairs(
+    backbone: nn.Module,
+    pairs: PairSet,
+    flip: bool = True,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    gather: Gather = alone,
+) -> tuple[Floats, float]:
+    """Unit embeddings (2n, dim) of all images, each embedded once, and the mean of their lengths.
+
+    Arguments as in `embed_images`; ValueError where an embedding has no direction.
+    """
     images, place = pairs.distinct()
     embeddings, norms = embed_images(
         backbone,
@@ -65,10 +84,10 @@ def verify_pairs(
         rank=rank,
         world_size=world_size,
         gather=gather,
+        flip=flip,
     )
     unit = normalise(embeddings.cpu().numpy())[place]
-    answer = verify(unit[0::2], unit[1::2], pairs.same, num_folds)
-    return replace(answer, xnorm=norms.cpu().numpy()[place].mean().item())
+    return unit, norms.cpu().numpy()[place].mean().item()
 
 
 def embed_images(

@@ -19,6 +19,10 @@ LEVEL = 0.95
 REPLICATES = 1000
 
 
+class TooFewPeople(ValueError):
+    """There are too few people to draw from; pairs can be drawn instead."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """The middle 95 % of a figure over all replicates.
@@ -83,7 +87,8 @@ def bootstrap(
         seed: Seed of the resampling.
 
     Raises:
-        ValueError: Numbers of people contradict `same`, or there are too few people.
+        TooFewPeople: Most draws of people have pairs of one kind only.
+        ValueError: Numbers of people contradict `same`.
     """
     if replicates < 2:
         raise ValueError(f"a bootstrap needs at least 2 replicates, got {replicates}")
@@ -101,7 +106,7 @@ def bootstrap(
         rate = float(weights[right].sum() / weights.sum())
         columns.append([rate, roc.auc, roc.eer, *(interpolated_tar(roc, far) for far in fars)])
     if len(columns) < replicates / 2:
-        raise ValueError("too few people for a bootstrap: most draws have pairs of one kind only")
+        raise TooFewPeople("too few people for a bootstrap: most draws have pairs of one kind only")
     intervals = [_interval(column) for column in np.array(columns).T]
     over = "pairs" if people is None else "people"
     accuracy, auc, eer = intervals[:3]

@@ -10,9 +10,9 @@ from torch import nn
 
 from facescale.data.pairs import PairSet
 from facescale.distributed import Group
-from facescale.evaluation.embedding import embed_images
-from facescale.evaluation.intervals import REPLICATES, Intervals, bootstrap
-from facescale.evaluation.thresholds import FARS, TarAtFar, tar_table
+from facescale.evaluation.embedding import embed_pairs
+from facescale.evaluation.intervals import REPLICATES, Intervals, TooFewPeople, bootstrap
+from facescale.evaluation.thresholds import FARS, TarAtFar, for_json, tar_table
 from facescale.evaluation.verification import (
     Bools,
     Floats,
@@ -21,7 +21,6 @@ from facescale.evaluation.verification import (
     check_pairs,
     choose_folds,
     decisions,
-    normalise,
     verify,
 )
 
@@ -61,7 +60,7 @@ class Judgement:
             "folds": self.folds,
             "flip": self.flip,
             **{key.removeprefix(f"{self.name}/"): value for key, value in metrics.items()},
-            "tar_at_far": [_finite(asdict(row)) for row in self.tars],
+            "tar_at_far": for_json([asdict(row) for row in self.tars]),
             "intervals": None if self.intervals is None else self.intervals.figures(),
         }
 
@@ -99,7 +98,8 @@ def judge_pairs(
     """
     folds = choose_folds(pairs.same) if folds is None else folds
     check_pairs(pairs.same, folds)  # before minutes of embedding
-    unit, xnorm = embed_pairs(network, pairs, flip, batch_size, device, world)
+    sharing = world.rank, world.size, world.gather_rows
+    unit, xnorm = embed_pairs(network, pairs, flip, batch_size, device, *sharing)
     judged = judge_rows(
         pairs.name,
         unit[0::2],
@@ -113,34 +113,6 @@ def judge_pairs(
     return replace(judged, flip=flip, verification=replace(judged.verification, xnorm=xnorm))
 
 
-def embed_pairs(
-    network: nn.Module,
-    pairs: PairSet,
-    flip: bool = True,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-    world: Group = ONE_RANK,
-) -> tuple[Floats, float]:
-    """Unit embeddings (2n, dim) of all images, each embedded once, and the mean of their lengths.
-
-    Arguments as in `judge_pairs`; ValueError where an embedding has no direction.
-    """
-    images, place = pairs.distinct()
-    embeddings, norms = embed_images(
-        network,
-        lambda start, stop: pairs.decode(images[start:stop]),
-        len(images),
-        batch_size=batch_size,
-        device=device,
-        rank=world.rank,
-        world_size=world.size,
-        gather=world.gather_rows,
-        flip=flip,
-    )
-    unit = normalise(embeddings.cpu().numpy())[place]
-    return unit, norms.cpu().numpy()[place].mean().item()
-
-
 def judge_rows(
     name: str,
     first: Floats,
@@ -152,17 +124,18 @@ def judge_rows(
     replicates: int = REPLICATES,
     fars: Sequence[float] = FARS,
 ) -> Judgement:
-    """Judge unit embeddings (n, dim) and the partner of each, (n, dim); see `judge_pairs`."""
+    """Judge unit embeddings (n, dim) and the partner of each, (n, dim); see `judge_pairs`.
+
+    The intervals are over pairs where there are too few people to draw from.
+    """
     answer = verify(first, second, same, folds)
     scores = 1.0 - np.square(first - second).sum(axis=1) / 2.0
     intervals = None
     if replicates:
         right = decisions(first, second, same, folds)
-        intervals = bootstrap(scores, same, right, people, fars, replicates)
+        try:
+            intervals = bootstrap(scores, same, right, people, fars, replicates)
+        except TooFewPeople:  # the figures need no intervals, and should not be lost for them
+            intervals = bootstrap(scores, same, right, None, fars, replicates)
     tars = tar_table(answer.roc, int(same.sum()), fars)
     return Judgement(name, answer, tars, intervals, scores, same, folds, flip=True)
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity: a threshold that no score reaches is null."""
-    return row | {"threshold": row["threshold"] if np.isfinite(row["threshold"]) else None}

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from facescale.data.pairs import PairSet
-from facescale.evaluation.judgement import Judgement, embed_pairs, judge_rows
-from facescale.evaluation.verification import check_pairs, choose_folds
+from facescale.evaluation.embedding import embed_pairs
+from facescale.evaluation.judgement import Judgement, judge_rows
+from facescale.evaluation.verification import choose_folds
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,6 @@ def measure_parity(
         ValueError: The pairs cannot be judged, or an embedding has no direction.
     """
     folds = choose_folds(pairs.same)
-    check_pairs(pairs.same, folds)
     units = [embed_pairs(one, pairs, flip, batch_size, device)[0] for one in (network, other)]
     before, after = (
         judge_rows(pairs.name, unit[0::2], unit[1::2], pairs.same, folds, replicates=0)

@@ -115,12 +115,7 @@ def verify(
         ValueError: A row is not of length 1 (NaN included), or the pairs cannot fill the folds
             (see `check_pairs`).
     """
-    same = np.asarray(same, dtype=bool)
-    check_pairs(same, folds)
-    distances = _squared_distances(first, second)
-    if distances.shape != same.shape:
-        raise ValueError(f"{len(distances)} pairs of embeddings, but {len(same)} entries in same")
-    fold = np.repeat(np.arange(folds), _fold_sizes(len(same), folds))
+    distances, same, fold = _measured(first, second, same, folds)
     accuracies, thresholds = _accuracies(distances, same, fold)
     tars = _tars(distances, same, fold)
     return Verification(
@@ -133,18 +128,27 @@ def verify(
     )
 
 
-def decisions(first: ArrayLike, second: ArrayLike, same: ArrayLike, folds: int = 10) -> Bools:
+def decisions(first: ArrayLike, second: ArrayLike, same: ArrayLike, folds: int = FOLDS) -> Bools:
     """(n,) whether each pair is judged right, at the threshold that is best on the other folds.
 
     Arguments and errors as in `verify`; the mean over each fold is that fold's accuracy.
     """
-    same = np.asarray(same, dtype=bool)
-    check_pairs(same, folds)
-    distances = _squared_distances(first, second)
-    fold = np.repeat(np.arange(folds), _fold_sizes(len(same), folds))
+    distances, same, fold = _measured(first, second, same, folds)
     _, thresholds = _accuracies(distances, same, fold)
     right: Bools = (distances < thresholds[fold]) == same
     return right
+
+
+def _measured(
+    first: ArrayLike, second: ArrayLike, same: ArrayLike, folds: int
+) -> tuple[Floats, Bools, Ints]:
+    """Squared distance, kind and fold of each pair, (n,); arguments and errors as in `verify`."""
+    same = np.asarray(same, dtype=bool)
+    check_pairs(same, folds)
+    distances = _squared_distances(first, second)
+    if distances.shape != same.shape:
+        raise ValueError(f"{len(distances)} pairs of embeddings, but {len(same)} entries in same")
+    return distances, same, np.repeat(np.arange(folds), _fold_sizes(len(same), folds))
 
 
 def roc(scores: ArrayLike, same: ArrayLike) -> Roc:
@@ -246,7 +250,7 @@ def _squared_distances(first: ArrayLike, second: ArrayLike) -> Floats:
     right: Floats = np.asarray(second, dtype=np.float64)
     if left.ndim != 2 or left.shape != right.shape:
         raise ValueError(f"embeddings {left.shape} and {right.shape} must both be (n, dim)")
-    lengths = np.linalg.norm(np.concatenate([left, right]), axis=1)
+    lengths = np.concatenate([np.linalg.norm(rows, axis=1) for rows in (left, right)])
     bad = np.flatnonzero(~(np.abs(lengths - 1.0) < 0.01))  # wide enough for half precision
     if len(bad):
         raise ValueError(
