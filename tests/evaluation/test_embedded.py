@@ -1,6 +1,7 @@
 """Faces from folders and photographs, embedded by ranks in turn, written and read again."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from facescale.distributed import make_mesh
+from facescale.evaluation import embedded
 from facescale.evaluation.alignment import TEMPLATE, align
 from facescale.evaluation.embedded import (
     person_templates,
     read_embedded,
+    warn_of_other_model,
     write_embedded,
 )
 from facescale.evaluation.faces import find_points, open_faces, read_points
@@ -85,6 +88,49 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.npz"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"labels": np.array([0, 1, 3])}, "label 3, but there are 3 people"),
+        ({"labels": np.array([0, 1, -1])}, "label -1, but there are 3 people"),
+        ({"labels": np.zeros(2, np.int64)}, r"labels \(2,\) for 3 embeddings"),
+        ({"labels": np.zeros(3)}, "Cannot cast"),
+        ({"embeddings": np.ones(3, np.float32)}, r"embeddings \(3,\) are not rows"),
+        ({"embeddings": np.ones((0, 2), np.float32)}, r"embeddings \(0, 2\) are not rows"),
+        ({"files": np.array(["a"])}, "1 files for 3 embeddings"),
+        ({"people": np.array("abc")}, "not a list"),
+        ({"model": np.array(["[]"])}, "the model is not a set of options"),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_refused(
+    tmp_path: Path, changed: dict[str, Any], fault: str
+) -> None:
+    arrays = {
+        "embeddings": np.ones((3, 2)),  # in float64, as numpy makes them
+        "labels": np.arange(3, dtype=np.int32),
+        "people": np.array(["a", "b", "c"]),
+        "files": np.array([], np.str_),
+        "model": np.array(["{}"]),
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    found = read_embedded(tmp_path / "a.npz")
+    assert (found.embeddings.dtype, found.labels.dtype) == (np.float32, np.int64)
+    np.savez(tmp_path / "b.npz", **arrays | changed)
+    with pytest.raises(ValueError, match=f"b.npz is not a file of facescale embed: .*{fault}"):
+        read_embedded(tmp_path / "b.npz")
+
+
+def test_probes_of_another_model_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = read_embedded(gallery_file(tmp_path / "g.npz"))
+    mine, other = (replace(found, model={"model": name, "flip": True}) for name in "ab")
+    warn_of_other_model("p.npz", mine, mine)
+    assert not caplog.text
+    warn_of_other_model("p.npz", other, mine)
+    assert "p.npz was not embedded as the gallery was: model is b and a;" in caplog.text
+
+
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(b"before")
@@ -122,8 +168,34 @@ def test_points_align_photographs_and_their_lack_is_named(tmp_path: Path) -> Non
         open_faces(tmp_path).decode_range(0, 1)
     assert open_faces(tmp_path, stretch=True).decode_range(0, 1).shape == (1, 112, 112, 3)
     table.write_text("file,x0,y0\n")
-    with pytest.raises(ValueError, match="has no column 'x1'"):
+    with pytest.raises(ValueError, match=r"points.csv: no column 'x1'"):
         read_points(table)
+
+
+def points_csv(path: Path, lines: list[str]) -> Path:
+    names = ",".join(f"{axis}{i}" for i in range(5) for axis in "xy")
+    path.write_text("\n".join([f"file,{names}", *lines]), encoding="utf-8-sig")  # as Excel writes
+    return path
+
+
+def test_a_photograph_with_two_faces_in_the_list_is_refused(tmp_path: Path) -> None:
+    one, two = (",".join(str(i + shift) for i in range(10)) for shift in (0, 90))
+    path = tmp_path / "points.csv"
+    read = read_points(points_csv(path, [f"a.jpg,{one}", f"b.jpg,{two}", f"a.jpg,{one}"]))
+    assert read["a.jpg"].tolist() == np.arange(10).reshape(5, 2).tolist()
+    with pytest.raises(ValueError, match=r"points.csv: line 3: a.jpg has other points"):
+        read_points(points_csv(path, [f"a.jpg,{one}", f"a.jpg,{two}"]))
+    with pytest.raises(ValueError, match=r"points.csv: line 2: could not convert"):
+        read_points(points_csv(path, [f"a.jpg,{one[:-1]}x"]))
+    with pytest.raises(ValueError, match=r"points.csv: field larger than field limit"):
+        read_points(points_csv(path, ["a" * 200_000]))
+
+
+def test_hidden_entries_of_a_folder_of_photographs_are_passed_over(tmp_path: Path) -> None:
+    save_picture(tmp_path / "ann.png", 0)
+    (tmp_path / "._ann.png").write_bytes(b"AppleDouble")
+    (tmp_path / ".thumbnails").mkdir()
+    assert open_faces(tmp_path).dataset.class_names == ["ann"]  # type: ignore[attr-defined]
 
 
 def test_the_longest_known_name_wins() -> None:
@@ -158,13 +230,19 @@ def gallery_file(path: Path, people: int = 8, images: int = 30, noise: float = 0
     return path
 
 
-def test_a_template_is_the_direction_of_the_sum_of_directions(tmp_path: Path) -> None:
+def test_a_template_is_the_direction_of_the_sum_of_directions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "ROWS_AT_ONCE", 7)
     gallery = read_embedded(gallery_file(tmp_path / "g.npz"))
     templates, labels = person_templates(gallery)
     rows = gallery.embeddings / np.linalg.norm(gallery.embeddings, axis=1, keepdims=True)
     for template, label in zip(templates.numpy(), labels, strict=True):
         total = rows[gallery.labels == label].sum(axis=0)
         np.testing.assert_allclose(template, total / np.linalg.norm(total), atol=1e-5)
+    gallery.embeddings[100] = np.inf
+    with pytest.raises(ValueError, match="embedding number 100 is zero or not finite"):
+        person_templates(gallery)
 
 
 def test_people_are_named_and_strangers_are_not(tmp_path: Path) -> None:
@@ -181,5 +259,5 @@ def test_people_are_named_and_strangers_are_not(tmp_path: Path) -> None:
         make_watchlist(gallery, fpir=0.001)
     np.testing.assert_array_equal(gallery.embeddings.shape, (240, 12))
     gallery.embeddings[3] = 0
-    with pytest.raises(ValueError, match="1 embeddings are zero or not finite, number 3 first"):
+    with pytest.raises(ValueError, match="embedding number 3 is zero or not finite"):
         make_watchlist(gallery)

@@ -71,7 +71,7 @@ def _probes(
     """Names and embeddings of what is to be looked up, and why a photograph has no face."""
     import torch
 
-    from facescale.evaluation.embedded import read_embedded
+    from facescale.evaluation.embedded import read_embedded, warn_of_other_model
 
     names: list[str] = []
     rows: list[Tensor] = []
@@ -79,6 +79,7 @@ def _probes(
     photos = [photo for photo in chosen.photos if Path(photo).suffix != ".npz"]
     for stored in (photo for photo in chosen.photos if photo not in photos):
         found = read_embedded(stored)
+        warn_of_other_model(stored, found, gallery)
         names += found.files or [f"{stored} {i}" for i in range(len(found.labels))]
         rows.append(torch.from_numpy(found.embeddings))
     if photos:

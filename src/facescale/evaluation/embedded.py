@@ -1,6 +1,7 @@
 """Embeddings of many images in a `.npz` file, with their identities and their model."""
 
 import json
+import logging
 import secrets
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,9 @@ from torch.nn.functional import normalize
 
 from facescale.evaluation.verification import Ints
 from facescale.files import naming
+
+ROWS_AT_ONCE = 1 << 16
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,17 +100,52 @@ def read_embedded(path: Path | str) -> Embedded:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = Embedded(
-                embeddings=arrays["embeddings"],
-                labels=arrays["labels"],
+                embeddings=arrays["embeddings"].astype(np.float32, casting="same_kind", copy=False),
+                labels=arrays["labels"].astype(np.int64, casting="same_kind", copy=False),
                 people=arrays["people"].tolist(),
                 files=arrays["files"].tolist(),
                 model=json.loads(arrays["model"][0]),
             )
     except Exception as error:  # damaged archives raise errors of every kind
         raise ValueError(f"{path} is not a file of facescale embed: {error}") from error
-    if not len(found.embeddings) == len(found.labels) > 0:
-        raise ValueError(f"{path} has no embeddings, or not one label for each")
+    if fault := _fault(found):
+        raise ValueError(f"{path} is not a file of facescale embed: {fault}")
     return found
+
+
+def _fault(found: Embedded) -> str:
+    """What is wrong with the arrays of a file; empty if they belong to each other."""
+    embeddings, labels = found.embeddings, found.labels
+    if embeddings.ndim != 2 or not embeddings.size:
+        return f"embeddings {embeddings.shape} are not rows of numbers"
+    if labels.shape != embeddings.shape[:1]:
+        return f"labels {labels.shape} for {len(embeddings)} embeddings"
+    if not (isinstance(found.people, list) and isinstance(found.files, list)):
+        return "people or files are not a list"
+    outside = labels[(labels < 0) | (labels >= len(found.people))]
+    if len(outside):
+        return f"label {outside[0]}, but there are {len(found.people)} people"
+    if len(found.files) not in (0, len(labels)):
+        return f"{len(found.files)} files for {len(labels)} embeddings"
+    return "" if isinstance(found.model, dict) else "the model is not a set of options"
+
+
+def warn_of_other_model(path: Path | str, probes: Embedded, gallery: Embedded) -> None:
+    """Warn where the probes in `path` say another model, or other options of it, than the gallery.
+
+    The model may be the same under another path, so this is no error.
+    """
+    differ = sorted(
+        key
+        for key in probes.model.keys() | gallery.model.keys()
+        if probes.model.get(key) != gallery.model.get(key)
+    )
+    if differ:
+        log.warning(
+            "%s was not embedded as the gallery was: %s; cosines of two models mean nothing",
+            path,
+            ", ".join(f"{k} is {probes.model.get(k)} and {gallery.model.get(k)}" for k in differ),
+        )
 
 
 def person_templates(embedded: Embedded) -> tuple[Tensor, Ints]:
@@ -118,18 +157,27 @@ def person_templates(embedded: Embedded) -> tuple[Tensor, Ints]:
     Raises:
         ValueError: Embeddings are zero or not finite.
     """
-    rows = unit_rows(embedded.embeddings)
     people, place = np.unique(embedded.labels, return_inverse=True)
-    sums = torch.zeros(len(people), rows.shape[1]).index_add_(0, torch.from_numpy(place), rows)
-    return normalize(sums), people
+    sums = torch.zeros(len(people), embedded.embeddings.shape[1])
+    for start in range(0, len(place), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        rows = unit_rows(embedded.embeddings[part], start)
+        sums.index_add_(0, torch.from_numpy(place[part]), rows)
+    return normalize(sums, out=sums), people
 
 
-def unit_rows(embeddings: NDArray[np.float32]) -> Tensor:
-    """(n, dim) rows of length 1; ValueError if one has no direction."""
+def unit_rows(embeddings: NDArray[np.float32], first: int = 0) -> Tensor:
+    """(n, dim) rows of length 1; ValueError if one has no direction.
+
+    `first` is the number of the first row in the error.
+    """
     rows = torch.from_numpy(embeddings)
     lengths = rows.norm(dim=1, keepdim=True)
     bad = torch.nonzero(~((lengths > 0) & lengths.isfinite()).flatten()).flatten().tolist()
     if bad:
-        raise ValueError(f"{len(bad)} embeddings are zero or not finite, number {bad[0]} first")
+        raise ValueError(
+            f"embedding number {first + bad[0]} is zero or not finite; embed again with a model "
+            "that has not diverged"
+        )
     unit: Tensor = rows / lengths
     return unit

@@ -1,7 +1,7 @@
 """Faces to embed: images that are aligned already, and photographs with five points each."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -108,8 +108,9 @@ def open_faces(source: Path | str, points: Points | None = None, stretch: bool =
     if path.suffix.lower() in SUFFIXES:
         return Faces(Photographs([path]), points, stretch)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        if files and not any(entry.is_dir() for entry in path.iterdir()):
+        entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        files = sorted(entry for entry in entries if entry.suffix.lower() in SUFFIXES)
+        if files and not any(entry.is_dir() for entry in entries):
             return Faces(Photographs(files), points, stretch)
     return Faces(open_dataset(source), points, stretch)
 
@@ -121,27 +122,40 @@ def read_points(path: Path | str) -> Points:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A column is missing, or no number.
+        ValueError: A column is missing, or no number, or a file has two faces.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a CSV of five points a photograph")
-    names = [f"{axis}{i}" for i in range(5) for axis in "xy"]
-    with path.open(newline="") as file:
-        table = csv.DictReader(file)
-        missing = [name for name in ("file", *names) if name not in (table.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path} has no column {missing[0]!r}; it needs file, x0, y0, ... y4")
-        points = {}
-        for number, row in enumerate(table, 2):
-            if row.get("detected") == "0" or not row["x0"]:
-                continue
-            try:
-                numbers = [float(row[name]) for name in names]
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path} line {number}: {error}") from error
-            points[row["file"]] = np.array(numbers, np.float32).reshape(5, 2)
+    points: dict[str, NDArray[np.float32]] = {}
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        try:
+            for number, name, found in _point_rows(csv.DictReader(file)):
+                if name in points and not np.array_equal(points[name], found):
+                    raise ValueError(
+                        f"line {number}: {name} has other points in an earlier line; keep one face "
+                        "of each photograph"
+                    )
+                points[name] = found
+        except (csv.Error, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
     return points
+
+
+def _point_rows(table: "csv.DictReader[str]") -> Iterator[tuple[int, str, NDArray[np.float32]]]:
+    """Line, file and points (5, 2) of each row that has a face."""
+    names = [f"{axis}{i}" for i in range(5) for axis in "xy"]
+    missing = [name for name in ("file", *names) if name not in (table.fieldnames or ())]
+    if missing:
+        raise ValueError(f"no column {missing[0]!r}; it needs file, x0, y0, ... y4")
+    for row in table:
+        if row.get("detected") == "0" or not row["x0"]:
+            continue
+        try:
+            numbers = [float(row[name]) for name in names]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"line {table.line_num}: {error}") from error
+        yield table.line_num, row["file"], np.array(numbers, np.float32).reshape(5, 2)
 
 
 def find_points(points: Points, path: str) -> NDArray[np.float32]:
