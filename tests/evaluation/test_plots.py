@@ -5,9 +5,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from facescale.evaluation.plots import plot_roc, plot_training
+from facescale.evaluation.plots import _draw_curve, plot_roc, plot_training
 from facescale.evaluation.verification import Roc, Verification, normalise, roc, verify
 
 
@@ -60,6 +61,18 @@ CURVES: dict[str, dict[str, Roc | Verification]] = {
 def test_roc_is_drawn_whole(tmp_path: Path, curves: dict[str, Roc | Verification]) -> None:
     plot_roc(tmp_path / "roc.png", curves)
     assert_whole(tmp_path / "roc.png")
+
+
+def test_a_curve_of_millions_of_pairs_is_drawn_with_a_point_a_rise() -> None:
+    rng = np.random.default_rng(0)
+    same = np.arange(20_000) % 1000 == 0
+    curve = roc(np.round(rng.standard_normal(20_000) + 2 * same, 4), same)
+    line = _draw_curve(Figure().add_subplot(), curve)
+    far, tar = (np.asarray(values) for values in line.get_data(orig=True))
+    assert len(far) < 25
+    for target in np.append(rng.uniform(curve.resolution, 1, 100), [curve.resolution, 1]):
+        drawn = tar[np.searchsorted(far, target, side="right") - 1]
+        assert drawn == curve.tar_at(target)
 
 
 @pytest.mark.parametrize("n", [1, 5, 41, 5000])

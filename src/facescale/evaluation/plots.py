@@ -115,9 +115,11 @@ def _roc(curve: Roc | Verification) -> Roc:
 
 def _draw_curve(axes: Axes, roc: Roc) -> Line2D:
     """Draw a curve as steps, with circles where FAR is a power of ten."""
-    shown = roc.far > roc.resolution
-    far = np.append(roc.resolution, roc.far[shown])
-    tar = np.append(roc.tar_at(roc.resolution), roc.tar[shown])
+    # Where TAR does not rise a step needs no point: of the 15 million of IJB-C few remain.
+    corners = np.append(np.flatnonzero(np.diff(roc.tar)) + 1, len(roc.tar) - 1)
+    corners = corners[roc.far[corners] > roc.resolution]
+    far = np.append(roc.resolution, roc.far[corners])
+    tar = np.append(roc.tar_at(roc.resolution), roc.tar[corners])
     (line,) = axes.step(far, tar, where="post")
     decades = [d for d in 10.0 ** np.arange(-9, 0) if d >= roc.resolution]
     circles = Line2D(decades, [roc.tar_at(d) for d in decades], linestyle="none", marker="o")
