@@ -105,7 +105,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_arrays_that_do_not_belong_together_are_refused(
     tmp_path: Path, changed: dict[str, Any], fault: str
 ) -> None:
-    arrays = {
+    arrays: dict[str, Any] = {
         "embeddings": np.ones((3, 2)),  # in float64, as numpy makes them
         "labels": np.arange(3, dtype=np.int32),
         "people": np.array(["a", "b", "c"]),
@@ -114,7 +114,8 @@ def test_arrays_that_do_not_belong_together_are_refused(
     }
     np.savez(tmp_path / "a.npz", **arrays)
     found = read_embedded(tmp_path / "a.npz")
-    assert (found.embeddings.dtype, found.labels.dtype) == (np.float32, np.int64)
+    assert found.embeddings.dtype == np.float32
+    assert found.labels.dtype == np.int64
     np.savez(tmp_path / "b.npz", **arrays | changed)
     with pytest.raises(ValueError, match=f"b.npz is not a file of facescale embed: .*{fault}"):
         read_embedded(tmp_path / "b.npz")

@@ -220,11 +220,11 @@ def test_figures_that_do_not_exist_are_null_in_json(tmp_path: Path) -> None:
 
 def test_stored_numbers_of_every_kind_are_added_as_floats(tmp_path: Path) -> None:
     ijb = open_ijb(made_set(tmp_path))
-    rows = np.random.default_rng(3).integers(-128, 128, (30, 12)).astype(np.int8)
+    rows: Any = np.random.default_rng(3).integers(-128, 128, (30, 12)).astype(np.int8)
     found, expected = (run_ijb_from_rows(ijb, r).scores for r in (rows, rows.astype(np.float32)))
     np.testing.assert_array_equal(found, expected)
     with pytest.raises(ValueError, match=r"rows \(30, 12\) of \|S1 do not fit"):
-        run_ijb_from_rows(ijb, rows.astype("S1"))  # type: ignore[arg-type]
+        run_ijb_from_rows(ijb, rows.astype("S1"))
 
 
 def test_rows_without_mirror_images_are_warned_of(
