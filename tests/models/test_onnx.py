@@ -212,3 +212,9 @@ def test_what_eight_bits_lose_is_measured(
     with pytest.raises(SystemExit):
         main(words)
     assert "int8 finds its ranges on faces; give --calibrate SET" in capsys.readouterr().err
+
+
+def test_faces_to_calibrate_on_need_eight_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "none", "--dtype", "float16", "--calibrate", "some.bin"])
+    assert "--calibrate is for --dtype int8" in capsys.readouterr().err

@@ -80,6 +80,8 @@ def _check(chosen: argparse.Namespace) -> None:
         raise ValueError("give OUT.onnx or --package FOLDER, not both")
     if chosen.manifest == 1 and chosen.detector is None:
         raise ValueError("InsightFace Server needs a detector; give --detector")
+    if chosen.calibrate is not None and chosen.dtype != "int8":
+        raise ValueError("--calibrate is for --dtype int8; leave it out, or give both")
     if chosen.dtype == "int8" and chosen.calibrate is None and chosen.measure is None:
         raise ValueError("int8 finds its ranges on faces; give --calibrate SET or --measure SET")
 
