@@ -11,7 +11,14 @@ import torch
 import facescale
 from conftest import shortened
 from facescale.cli import main
-from facescale.config import BackboneConfig, Config, HeadConfig, TrainConfig
+from facescale.config import (
+    BackboneConfig,
+    Config,
+    HeadConfig,
+    MarginConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from facescale.head import draw
 from facescale.head.walks import cuda
 from facescale.plan import cards
@@ -143,3 +150,24 @@ def test_a_plan_for_a_card_says_that_none_has_confirmed_it(
         assert json.loads(capsys.readouterr().out)["confirmed"] == confirmed
         main([*options, "--device", device])
         assert ("No card has confirmed this plan" in capsys.readouterr().out) != confirmed
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head": HeadConfig(subcentres=3)},
+        {"optim": OptimConfig(head_name="adamw")},
+        {"head": HeadConfig(margin=MarginConfig(name="curricularface"))},
+    ],
+)
+def test_a_head_that_the_kernels_do_not_serve_is_planned_in_blocks(changes: Any) -> None:
+    backbone = BackboneConfig(name="y1", image_size=28)
+    plain, other = (
+        Planner(Config(backbone=backbone, **options), 1, "cuda") for options in ({}, changes)
+    )
+    found = other.plan(8, 50_000).parts
+    with mock.patch.object(cards, "serves", return_value=False):
+        in_blocks = [replace(one).plan(8, 50_000).parts for one in (plain, other)]
+    assert found == in_blocks[1]
+    assert plain.plan(8, 50_000).parts != in_blocks[0]

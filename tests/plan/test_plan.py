@@ -328,3 +328,19 @@ def test_recomputed_blocks_of_a_vit_are_not_kept() -> None:
     )
     assert deep.weights > shallow.weights
     assert deep.activations < shallow.activations / 2
+
+
+def logits_and_head(devices: int, batch: int, num_classes: int, **head: Any) -> int:
+    config = replace(config_of("y1", batch), head=HeadConfig(**head))
+    return Planner(config, devices).plan(batch, num_classes).parts["logits, head"]
+
+
+def test_the_budget_of_logits_counts_on_a_cpu_too() -> None:
+    usual, small = (logits_and_head(1, 64, 200_000, logits_mib=mib) for mib in (None, 1))
+    assert usual - small == pytest.approx(4 * 64 * 200_000 - (1 << 20), rel=0.01)
+
+
+def test_copies_of_a_shard_that_share_their_samples_need_the_logits_of_all() -> None:
+    joint, apart = (logits_and_head(8, batch, 200_000, shards=1) for batch in (8, 32))
+    assert joint >= 4 * 200_000 * 8 * 8
+    assert apart < 4 * 200_000 * 32 * 2  # more samples than Share takes together

@@ -43,10 +43,8 @@ def serves(stored: torch.dtype, dim: int) -> bool:
         return head_kernels_serve(torch.empty(0, dtype=FORMATS[stored].stored, device="meta"), dim)
 
 
-def budget(logits_mib: int | None, memory: int | None) -> int:
-    """Bytes of logits that the head keeps on a card of so much memory, or on the card here."""
-    if logits_mib is not None:
-        return logits_mib << 20
+def budget(memory: int | None) -> int:
+    """Bytes of logits kept by default on a card of so much memory, or on the card here."""
     if memory is None and not torch.cuda.is_available():
         return LOGITS_BUDGET
     return logits_budget(CARD, memory)

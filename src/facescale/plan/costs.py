@@ -162,17 +162,18 @@ def head_cost(
     momentum: float = 0.9,
     subcentres: int = 1,
     optimizer: RuleName = "sgd",
+    budget: int = LOGITS_BUDGET,
 ) -> HeadCost:
     """The cost of `rows` classes on a rank whose shard group brings `batch` embeddings.
 
     `stored`, `momentum`, `subcentres` and `optimizer` are those of `MarginHead`: they decide the
-    bytes of a class.
+    bytes of a class. `budget` bounds the bytes of logits that are kept.
 
     The real head walks two small blocks on the CPU; the rest is a straight line in the rows.
     """
     drawn = min(rows, max(1, int(sample_rate * rows)) + (batch if sample_rate < 1 else 0))
     block = min(drawn, max(1, block_rows(device_type) // subcentres))
-    kept = min(drawn, LOGITS_BUDGET // (4 * batch))
+    kept = min(drawn, budget // (4 * batch))
     draw = _DRAW_BYTES * drawn if sample_rate < 1 else 0
     kind = Kind(stored, momentum, subcentres, optimizer)
     walk = _block_bytes(block, sample_rate < 1, dim, batch, kind)

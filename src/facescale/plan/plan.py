@@ -10,11 +10,13 @@ from functools import cached_property
 
 from facescale.config import Config
 from facescale.distributed import shard_range
-from facescale.head.share import JOINT_SAMPLES
+from facescale.head.margins import reweights
+from facescale.head.share import joint_limit
+from facescale.head.step import LOGITS_BUDGET
 from facescale.plan import cards
 from facescale.plan.costs import BackboneCost, HeadCost, backbone_cost, head_cost
 from facescale.plan.search import largest
-from facescale.training.state import centres_momentum, rows_dtype
+from facescale.training.state import centres_momentum, margin_of, rows_dtype
 
 KERNELS = 27 << 20
 """Code of torch that the first step loads, on the CPU; measured with torch 2.13."""
@@ -90,24 +92,26 @@ class Planner:
     def plan(self, batch: int, num_classes: int, memory: int | None = None) -> Plan:
         """The parts of memory on the device that needs most."""
         backbone = self._backbone(batch)
-        group_batch = batch * self.shards
+        samples = self._head_samples(batch)
         head = head_cost(
             self.rows(num_classes),
             self.config.head.sample_rate,
             backbone.embedding_dim,
-            group_batch,
+            samples,
             self.device_type,
             rows_dtype(self.config),
             centres_momentum(self.config),
             self.config.head.subcentres,
             self.config.optim.head_name,
+            self._logits_budget(memory),
         )
-        if self.device_type == "cuda":
-            head = self._on_card(head, num_classes, group_batch, backbone, memory)
+        if self._in_kernels:
+            head = self._on_card(head, num_classes, samples, backbone, memory)
         in_head = head.logits + head.temporaries
         going_back = backbone.peak - backbone.activations
-        # On a card the rows move while the backbone learns, and what they use lives as long.
-        free = head.temporaries if self._overlaps else in_head
+        # The kernels' rows move while the backbone learns, and what they use lives as long.
+        overlaps = self._in_kernels and self.config.head.overlap
+        free = head.temporaries if overlaps else in_head
         if self.devices > 1:  # gradients go to DDP's buckets, which are counted as communication
             going_back -= backbone.gradients
         parts = {
@@ -117,33 +121,51 @@ class Planner:
             "activations": backbone.activations,
             "logits, head": in_head,
             "gradients": max(0, going_back - free),
-            "communication": self._communication(backbone, group_batch),
+            "communication": self._communication(backbone, batch * self.shards),
             **self._overhead(backbone, batch),
         }
         return Plan(batch, num_classes, parts, memory)
 
-    @property
-    def _overlaps(self) -> bool:
-        return self.device_type == "cuda" and self.config.head.overlap
+    def _head_samples(self, batch: int) -> int:
+        """Samples of a step of the head: of the shard group, or of all ranks where it is joint."""
+        others = batch * (self.devices - self.shards)
+        joint = others <= joint_limit(self.device_type)
+        return batch * (self.devices if joint else self.shards)
+
+    def _logits_budget(self, memory: int | None) -> int:
+        """Bytes of logits that are kept for the backward pass."""
+        chosen = self.config.head.logits_mib
+        if chosen is not None:
+            return chosen << 20
+        return cards.budget(memory) if self.device_type == "cuda" else LOGITS_BUDGET
+
+    @cached_property
+    def _in_kernels(self) -> bool:
+        """Whether the CUDA walk takes the steps of the head, as `Step.plain_rule` says."""
+        head, optim = self.config.head, self.config.optim
+        plain = head.subcentres == 1 and optim.head_name == "sgd"
+        dim = self._at_two_batches[0][1].embedding_dim
+        return (
+            self.device_type == "cuda"
+            and plain
+            and not reweights(margin_of(self.config))
+            and cards.serves(rows_dtype(self.config), dim)
+        )
 
     def _on_card(
         self,
         head: HeadCost,
         num_classes: int,
-        batch: int,
+        samples: int,
         backbone: BackboneCost,
         memory: int | None,
     ) -> HeadCost:
-        """The head's cost by the CUDA walk where that serves."""
+        """The head's cost by the CUDA walk."""
         chosen, dim, rows = self.config.head, backbone.embedding_dim, self.rows(num_classes)
-        others = batch * (self.devices // self.shards - 1)
-        batch += others if others <= JOINT_SAMPLES["cuda"] else 0
-        if not cards.serves(rows_dtype(self.config), dim):
-            return head
         sampled = chosen.sample_rate < 1.0
-        drawn = max(1, int(chosen.sample_rate * rows)) + batch if sampled else rows
-        budget = cards.budget(chosen.logits_mib, memory)
-        walk = cards.walk_cost(drawn, batch, dim, chosen.products, budget, sampled)
+        drawn = max(1, int(chosen.sample_rate * rows)) + samples if sampled else rows
+        budget = self._logits_budget(memory)
+        walk = cards.walk_cost(drawn, samples, dim, chosen.products, budget, sampled)
         draw = cards.DRAW_BYTES * drawn if sampled else 0  # before there are activations
         return HeadCost(
             centres=head.centres + rows,  # a flag for each, whether it has start values

@@ -225,7 +225,7 @@ def _make_head(
     return MarginHead(
         num_classes,
         embedding_dim,
-        _make_margin(config),
+        margin_of(config),
         config.head.scale,
         config.head.sample_rate,
         config.head.shards,
@@ -245,7 +245,7 @@ def _make_head(
     )
 
 
-def _make_margin(config: Config) -> TargetMargin:
+def margin_of(config: Config) -> TargetMargin:
     """The margin by its name. Options with a default go to the margins that take them alone."""
     chosen = asdict(config.head.margin)
     name, taken = chosen.pop("name"), margin_values(config.head.margin.name)
