@@ -1,0 +1,33 @@
+"""Options that are set and do nothing, because another option decides otherwise."""
+
+from facescale.config import Config
+from facescale.config.fields import values
+from facescale.head.margins import margin_values
+
+
+def without_effect(config: Config) -> list[str]:
+    """A line for each option that differs from its default and has no effect."""
+    schedule, margin, optim = config.optim.schedule, config.head.margin, config.optim
+    taken = margin_values(margin.name)
+    of_margin = f"head.margin.name is {margin.name}, which takes {', '.join(taken)}"
+    kind = f"optim.schedule.kind is {schedule.kind}"
+    of_centres = optim.head_name == "sgd" and config.head.momentum is None
+    why_not = {
+        "optim.schedule.boundaries": schedule.kind != "step" and kind,
+        "optim.schedule.power": schedule.kind != "polynomial" and kind,
+        "optim.momentum": optim.name != "sgd" and not of_centres and f"optim.name is {optim.name}",
+        "head.momentum": optim.head_name != "sgd" and f"optim.head_name is {optim.head_name}",
+        **{
+            f"head.margin.{name}": name not in taken and of_margin
+            for name in ("m1", "m2", "m3", "gradient")
+        },
+        "data.people": not isinstance(config.data.path, list) and "data.path is one set",
+        "train.batch_size": config.train.global_batch_size is not None
+        and "train.global_batch_size is given",
+    }
+    chosen, usual = values(config), values(Config())
+    return [
+        f"{name} is without effect: {reason}"
+        for name, reason in why_not.items()
+        if reason and chosen[name] != usual[name]
+    ]
