@@ -11,7 +11,7 @@ from facescale.cli import main
 from facescale.cli.layers import Layer, build, merge, parse_layer, read_layer
 from facescale.cli.parser import Parser
 from facescale.cli.values import convert
-from facescale.config import Config
+from facescale.config import Config, TrainConfig
 from mistakes import refused
 from shared_data import shared_data
 
@@ -51,6 +51,19 @@ def test_epochs_of_a_later_layer_replace_the_steps_of_an_earlier_one(
     run = tmp_path / "config.yaml"  # a run's config says all, also that it has no epochs to count
     run.write_text(Config(train=Config().train).to_yaml())
     assert config_of(capsys, str(run), "--train.steps", "9")["train"]["steps"] == 9
+
+
+def test_a_batch_of_a_later_layer_replaces_the_global_batch_of_an_earlier_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert config_of(capsys, "webface4m_ir101")["train"]["global_batch_size"] == 512
+    train = config_of(capsys, "webface4m_ir101", "--train.batch_size", "32")["train"]
+    assert (train["batch_size"], train["global_batch_size"]) == (32, None)
+    both = ["--train.batch_size", "32", "--train.global_batch_size", "64"]
+    assert config_of(capsys, "webface4m_ir101", *both)["train"]["global_batch_size"] == 64
+    run = tmp_path / "config.yaml"  # a run's config says both
+    run.write_text(Config(train=TrainConfig(global_batch_size=512)).to_yaml())
+    assert config_of(capsys, str(run))["train"]["global_batch_size"] == 512
 
 
 def test_the_sizes_of_a_preset_are_not_those_of_another_set(
@@ -163,6 +176,10 @@ def test_an_empty_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         (b"train: {steps: 1.5}", "train.steps is 1.5; give a whole number"),
         (b"train: {compile: 1}", "train.compile is 1; give true or false"),
         (b"train: {precision: [1]}", "choose one of float32"),
+        (b"seed: 2026-13-01", "has a value that is not of its YAML type: month must be"),
+        (b"seed: !!timestamp x", "has a value that is not of its YAML type"),
+        (b"seed: !!bool maybe", "has a value that is not of its YAML type"),
+        (b"seed: !!int ''", "has a value that is not of its YAML type"),
         (b"[" * 50_000, "nested too deeply"),
         (b" " * (1 << 21), "larger than 1 MiB"),
     ],

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from facescale.cli import main
 from facescale.config import Config, OptimConfig, TrainConfig
+from facescale.report import training_plots
 from facescale.report.training_page import write_page
 from facescale.report.training_plots import SMOOTHED, _thinned
 from facescale.report.training_runs import read_runs
@@ -88,11 +90,17 @@ def test_the_steps_of_epochs_are_told_by_the_epoch_reached(tmp_path: Path) -> No
     assert read_runs([str(run)])[0].num_steps == 600
 
 
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 6)
+)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("config.yaml", "{", "config.yaml is not YAML"),
         ("metrics.jsonl", "{}\n", "metrics.jsonl, line 1 is no record"),
+        ("config.yaml", LAUGHS, "config.yaml unfolds to more than 100,000 values"),
         ("other", "", "is no run: it has neither config.yaml nor metrics.jsonl"),
     ],
 )
@@ -119,3 +127,19 @@ def test_long_curves_are_thinned_to_means() -> None:
     assert len(steps) == len(values) == SMOOTHED
     assert values == [0.5] * SMOOTHED
     assert steps[0] == 24.5
+
+
+def test_the_legend_has_names_that_matplotlib_reads_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [make_run(tmp_path / name, 100, 100) for name in ("_old", "a$x_$")]
+    shown: list[list[str]] = []
+
+    def draw(figure: Figure) -> bytes:
+        figure.draw_without_rendering()
+        shown.extend([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
+        return b"png"
+
+    monkeypatch.setattr(training_plots, "png", draw)
+    assert training_plots.plot_runs(read_runs(list(map(str, runs))))
+    assert {tuple(names) for names in shown} == {(" _old", r"a\$x_\$")}

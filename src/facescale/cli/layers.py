@@ -10,14 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from facescale.cli.values import convert, parse_yaml
+from facescale.cli.values import convert
 from facescale.config import PRESETS, Config
 from facescale.config.fields import fields
+from facescale.config.plain_yaml import parse_yaml, read_yaml
 
 Layer = dict[str, Any]
-
-MAX_BYTES = 1 << 20
-"""Of a YAML file."""
 
 _SECTIONS = "the sections data, backbone, head, optim, train, start, evaluation, checkpoint"
 
@@ -65,20 +63,15 @@ def read_layer(path: Path) -> Layer:
         ValueError: It is no YAML, too large, or what it sets is not an option or not of its type.
         OSError: It cannot be read.
     """
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB; a config is a short YAML")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    return parse_layer(text, str(path))
+    return _layer(read_yaml(path), str(path))
 
 
 def parse_layer(text: str, source: str, prefix: str = "") -> Layer:
     """The options that YAML text sets, below `prefix`; `source` is what errors call it."""
-    values = parse_yaml(text, source)
+    return _layer(parse_yaml(text, source), source, prefix)
+
+
+def _layer(values: Any, source: str, prefix: str = "") -> Layer:
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -102,16 +95,22 @@ def _flatten(values: Mapping[Any, Any], prefix: str, source: str) -> Iterator[tu
             raise ValueError(f"{source}: there is no option {name}{hint}")
 
 
+_IN_PLACE_OF = {"train.epochs": "train.steps", "train.batch_size": "train.global_batch_size"}
+"""Options that would have no effect beside another one."""
+
+
 def merge(layers: Iterable[Layer], *, keep_sizes: bool = False) -> Layer:
     """The options of all layers; a later one wins.
 
-    Two options replace others of earlier layers: `train.epochs` the number of steps, and
-    `data.path` the sizes of the data, which belong to another set. With `keep_sizes` they stay.
+    Three options replace others of earlier layers: `train.epochs` the number of steps,
+    `train.batch_size` the global batch, and `data.path` the sizes of the data, which belong to
+    another set. With `keep_sizes` those sizes stay.
     """
     merged: Layer = {}
     for layer in layers:
-        if layer.get("train.epochs") is not None and layer.get("train.steps") is None:
-            merged.pop("train.steps", None)
+        for name, replaced in _IN_PLACE_OF.items():
+            if layer.get(name) is not None and layer.get(replaced) is None:
+                merged.pop(replaced, None)
         if layer.get("data.path") not in (None, "synthetic") and not keep_sizes:
             for name in ("data.num_classes", "data.num_images"):
                 merged.pop(name, None)

@@ -1,13 +1,9 @@
 """Values of options, from YAML or from a command line, as the types that a config asks for."""
 
 import types
-from collections import Counter
 from typing import Any, Literal, Union, get_args, get_origin
 
-import yaml
-
-MAX_NODES = 100_000
-"""Values that a YAML text may have when its aliases are unfolded."""
+from facescale.config.plain_yaml import parse_yaml
 
 
 def convert(value: Any, hint: Any, name: str) -> Any:
@@ -50,44 +46,3 @@ def _scalar(value: Any, kind: type, name: str) -> Any:
             return number
     wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
     raise ValueError(f"{name} is {value!r}; give {wanted}")
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """YAML as plain values; limited, and without duplicate keys."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is None:
-            return None
-        _count(node, {}, source)
-        loader = yaml.SafeLoader("")
-        try:
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not YAML: {error}") from error
-    except RecursionError:
-        raise ValueError(f"{source} is nested too deeply") from None
-
-
-def _count(node: yaml.Node, sizes: dict[int, int], source: str) -> int:
-    """How many nodes there are below `node` once its aliases are unfolded."""
-    key = id(node)
-    if key in sizes:
-        if sizes[key] == 0:
-            raise ValueError(f"{source} has an alias that holds itself")
-        return sizes[key]
-    sizes[key] = 0  # until its children are counted
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.SequenceNode):
-        children = node.value
-    elif isinstance(node, yaml.MappingNode):
-        keys = Counter(name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode))
-        if twice := [name for name, count in keys.items() if count > 1 and name != "<<"]:
-            raise ValueError(f"{source} sets {', '.join(twice)} twice in one section")
-        children = [child for pair in node.value for child in pair]
-    total = 1 + sum(_count(child, sizes, source) for child in children)
-    if total > MAX_NODES:
-        raise ValueError(f"{source} unfolds to more than {MAX_NODES:,} values; use fewer aliases")
-    sizes[key] = total
-    return total

@@ -117,6 +117,12 @@ def plot_against_identities(ylabel: str, lines: Mapping[str, Points]) -> bytes:
         return png(figure)
 
 
+def legend_text(name: str) -> str:
+    """A name as it is: matplotlib would read formulas in it, and leave out what begins with `_`."""
+    shown = name.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file with a palette: a third of the size, colours within 10 of 255."""
     full, small = io.BytesIO(), io.BytesIO()

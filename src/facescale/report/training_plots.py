@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from facescale.evaluation.plots import STYLE
-from facescale.report.plots import png
+from facescale.report.plots import legend_text, png
 from facescale.report.training_runs import ACCURACY, TrainingRun, all_sets
 
 WIDE, NARROW = 5.0, 3.7  # inches: half of a page, and a phone
@@ -48,7 +48,7 @@ def _plot(runs: Sequence[TrainingRun], key: str, ylabel: str, width: float) -> b
         for run in runs:  # one without points keeps its colour for the other plots
             steps, values = _thinned(run.series(key))
             marker = "o" if len(steps) <= FEW else None
-            label = run.name if steps else None
+            label = legend_text(run.name) if steps else None
             axes.plot(steps, values, marker=marker, markersize=4, label=label)
         if key.endswith(ACCURACY):
             axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g} %"))

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from facescale.config.plain_yaml import read_yaml
 from facescale.files import shortest_names
 from facescale.training.metrics import read_metrics
 
 Row = dict[str, Any]
 ACCURACY = "/accuracy"
-_MAX_KEYS = 10_000
 
 
 @dataclass(frozen=True)
@@ -107,29 +105,16 @@ def _read(folder: Path, name: str) -> TrainingRun:
     return TrainingRun(
         name,
         folder,
-        config=_options(config) if config.is_file() else {},
+        config=dict(_flat(read_yaml(config))) if config.is_file() else {},
         rows=read_metrics(metrics),
         finished=(folder / "model.safetensors").is_file(),
     )
 
 
-def _options(path: Path) -> dict[str, str]:
-    try:
-        values = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML: {error!s:.200}") from error
-    options: dict[str, str] = {}
-    for key, value in _flat(values):
-        options[key] = value
-        if len(options) > _MAX_KEYS:
-            raise ValueError(f"{path} has more than {_MAX_KEYS:,} options")
-    return options
-
-
 def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Options by their dotted names."""
     for name, value in values.items() if isinstance(values, dict) else ():
-        if isinstance(value, dict) and prefix.count(".") < 8:
+        if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", "" if value is None else f"{value!s:.200}"
