@@ -61,6 +61,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     for entry, message in (
         ("nonsense", "write CASE@DEVICES=FILES"),
         (f"emore_r50/x/64@8={short}", "no case 'emore_r50/x/64'"),
+        (f"emore_r100/partial_fc/most_identities@8={short}", "no case 'emore_r100/partial_fc/m"),
     ):
         with pytest.raises(ValueError, match=message):
             read_cells(entry)

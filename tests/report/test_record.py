@@ -1,11 +1,14 @@
 """results.json: written whole, and refused in one line if it was damaged or edited."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from facescale.report import record as module
 from facescale.report.record import DONE, Record, Run, load
 from facescale.report.settings import Settings, settings_of
 
@@ -79,3 +82,26 @@ def test_a_field_that_was_removed_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps(values))
     with pytest.raises(ValueError, match="has no field 'fingerprint'"):
         load(path)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="it asks git")
+def test_the_commit_is_of_the_checkout_that_has_the_package_and_not_of_one_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "venv" / "record.py"
+    installed.parent.mkdir()
+    installed.touch()
+    monkeypatch.setattr(module, "__file__", str(installed))
+    assert module.fingerprint()["commit"] is None
+
+    def git(*words: str) -> str:
+        named = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(tmp_path), *named, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "of another project")
+    assert module.fingerprint()["commit"] is None
+    git("add", "venv")
+    git("commit", "-m", "of this one")
+    assert module.fingerprint()["commit"] == git("rev-parse", "--short", "HEAD")

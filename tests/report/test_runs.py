@@ -1,7 +1,9 @@
 """The matrix and how it is run: what is resumed, what fails and how that is told."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from facescale.cli import main
+from facescale.cli.ending import exit_on_signals
 from facescale.config import PRESETS
 from facescale.plan.limit import OUT_OF_MEMORY, is_out_of_memory
 from facescale.report import runs as runner
@@ -217,6 +220,67 @@ def test_a_search_stops_where_a_try_fails_for_another_reason(
     assert all("a search needs --memory" in cell.failure for cell in without.cells.values())
 
 
+def test_a_report_with_an_empty_case_is_refused() -> None:
+    with pytest.raises(ValueError, match="no case ''; the cases are"):
+        select(["emore_y1", ""])  # of --cases emore_y1,
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pause_s": -1.0}, "pause_s must be at least 0, got -1"),
+        ({"timeout_s": 0.0}, "timeout_s must be greater than 0, got 0"),
+        ({"timeout_s": float("nan")}, "timeout_s must be greater than 0, got nan"),
+        ({"search_precision": -0.1}, "search_precision must be at least 0"),
+        ({"memory": (0,)}, "memory must be at least 1, got 0"),
+        ({"devices": (1, 0)}, "devices must be at least 1, got 0"),
+        ({"devices": ()}, "devices must have at least one number"),
+    ],
+)
+def test_settings_that_no_trial_could_have_are_refused(
+    values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings(**values)
+
+
+def test_a_data_set_must_have_the_identities_of_its_table(
+    trials: Callable[..., Trials], tmp_path: Path
+) -> None:
+    fake = trials(lambda _: Run(DONE, rates=[1.0]))
+    cases = select(["emore_r100/partial_fc/64", "glint360k_r100/partial_fc/64"])
+    chosen = settings(devices=(1,), runs=1, data={"emore": "/data/faces"})
+    run_matrix(cases, chosen, tmp_path)
+    real, synthetic = fake.commands
+    assert option(real, "--data.path") == "/data/faces"
+    assert option(real, "--data.num_classes") == "85742"  # which the trial checks
+    assert option(synthetic, "--data.path") == "synthetic"
+
+
+HERE = {"processor": "A", "cores": 2, "gpu": None, "torch": "2.12.0", "commit": "abc"}
+
+
+def test_runs_of_two_machines_are_not_mixed_and_other_software_is_named(
+    trials: Callable[..., Trials], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = select(["emore_y1/data_parallel/256", "emore_y1/model_parallel/256"])
+
+    def on(devices: tuple[int, ...], **changes: object) -> dict[str, object]:
+        monkeypatch.setattr(runner.records, "fingerprint", lambda: {**HERE, **changes})
+        return run_matrix(cases, settings(devices=devices), tmp_path).fingerprint
+
+    fake = trials(lambda _: Run(DONE, rates=[1.0]))
+    assert on((1,)) == HERE
+    begun = len(fake.commands)
+    with pytest.raises(ValueError, match="were measured with processor A, and here it is B"):
+        on((1, 2), processor="B")
+    assert on((1,), processor="B") == HERE  # nothing is missing, so nothing is mixed
+    assert len(fake.commands) == begun
+    assert on((1, 2), torch="2.13.0")["torch"] == "2.12.0, then 2.13.0"
+    assert on((1, 2, 3), torch="2.13.0")["torch"] == "2.12.0, then 2.13.0"
+    assert load(tmp_path / "results.json").fingerprint["commit"] == "abc"
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -270,7 +334,10 @@ def processes_of(folder: Path) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_a_report_that_is_told_to_end_takes_its_trial_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_report_that_is_told_to_end_takes_its_trial_along(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     options = ["--devices", "1", "--cases", "emore_y1/model_parallel/256", "--batch", "2"]
     command = [sys.executable, "-m", "facescale", "bench", "report", "--output", str(tmp_path)]
     report = subprocess.Popen([*command, *options, "--device", "cpu"])
@@ -278,8 +345,8 @@ def test_a_report_that_is_told_to_end_takes_its_trial_along(tmp_path: Path) -> N
     while not processes_of(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert processes_of(tmp_path)
-    report.terminate()
-    assert report.wait(30) == 128 + signal.SIGTERM
+    report.send_signal(number)
+    assert report.wait(30) == 128 + number
     assert processes_of(tmp_path) == []
 
 
@@ -300,6 +367,28 @@ def test_a_wrong_option_is_an_error_with_its_line(
 def test_a_killed_rank_is_told_by_its_signal(tmp_path: Path) -> None:
     (tmp_path / "output.log").write_text("  exitcode  : -9 (pid: 77)\n")
     assert _failure(tmp_path).outcome == "killed by signal 9"
+
+
+def test_a_note_that_a_rank_did_not_finish_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "failure-0.json").write_text('{"kind": "er')  # torchrun ended it meanwhile
+    (tmp_path / "failure-1.json").write_text('{"kind": "error", "reason": "the reason"}')
+    assert _failure(tmp_path).reason == "the reason"
+    (tmp_path / "failure-1.json").unlink()
+    (tmp_path / "output.log").write_text("facescale: a line\n")
+    assert _failure(tmp_path).reason == "facescale: a line"
+
+
+def test_a_rank_that_lost_the_others_does_not_hide_why(tmp_path: Path) -> None:
+    note = {"kind": "error", "reason": "ConnectionError: the other ranks are gone or out of reach"}
+    (tmp_path / "failure-0.json").write_text(json.dumps(note))
+    for said, outcome in (
+        ("terminate called after throwing an instance of 'std::bad_alloc'\n", OUT_OF_MEMORY),
+        ("  exitcode  : 2 (pid: 76)\n  exitcode  : -9 (pid: 77)\n", "killed by signal 9"),
+        ("", "error"),
+    ):
+        (tmp_path / "output.log").write_text(said)
+        assert _failure(tmp_path).outcome == outcome
+    assert _failure(tmp_path).reason == note["reason"]
 
 
 def test_a_kernel_without_room_is_out_of_memory(tmp_path: Path) -> None:
@@ -323,11 +412,60 @@ def test_a_record_of_another_kind_is_refused(tmp_path: Path) -> None:
         ("--batch", "many", "--batch is 'many'; write 8, or 8,emore_y1=64"),
         ("--iterations", "50,emore_y1=0", "--iterations must be at least 1, got 0"),
         ("--iterations", "50,emore_y1=2", "iterations must be at least 3, got 2"),
+        ("--batch", "8,16", "--batch is '8,16', two numbers for the same"),
+        ("--batch", "emore_y1=8,emore_y1=16", "two numbers for the same"),
+        ("--devices", "1,0", "devices must be at least 1, got 0"),
+        ("--devices", "0", "devices must be at least 1, got 0"),
+        ("--threads", "0", "threads must be at least 1, got 0"),
+        ("--precision", "fp8", "--precision is 'fp8'; choose one of float32"),
+        ("--logs", "nonsense", "write CASE@DEVICES=FILES"),
     ],
 )
-def test_a_mistake_in_the_numbers_of_a_network_is_named(
-    option: str, text: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_a_mistake_in_an_option_is_named_before_a_trial_runs(
+    option: str,
+    text: str,
+    message: str,
+    trials: Callable[..., Trials],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
+    fake, fast = trials(lambda _: Run(DONE, rates=[1.0])), ["--pause_s", "0", "--device", "cpu"]
     with pytest.raises(SystemExit):
-        main(["bench", "report", option, text, "--device", "cpu", "--output", str(tmp_path)])
+        main(["bench", "report", option, text, *fast, "--output", str(tmp_path)])
     assert message in capsys.readouterr().err
+    assert fake.commands == []
+
+
+def test_two_reports_do_not_write_to_one_folder(
+    trials: Callable[..., Trials], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    held = {"host": socket.gethostname(), "pid": os.getppid(), "start": None}
+    (tmp_path / ".lock").write_text(json.dumps(held))
+    options = ["--devices", "1", "--cases", "emore_y1", "--device", "cpu", "--pause_s", "0"]
+    fake = trials(lambda _: Run(DONE, rates=[1.0]))
+    with pytest.raises(SystemExit):
+        main(["bench", "report", *options, "--output", str(tmp_path)])
+    assert f"is in use by process {os.getppid()}" in capsys.readouterr().err
+    assert fake.commands == []
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+    try:
+        with exit_on_signals():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            with pytest.raises(SystemExit) as end:
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert end.value.code == 128 + signal.SIGTERM
+
+
+def test_a_reason_is_shown_as_it_is(
+    trials: Callable[..., Trials], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    reason = "RuntimeError: [enforce fail at alloc_cpu.cpp:117] of [/data/faces]"
+    trials(lambda _: Run(OUT_OF_MEMORY, reason=reason))
+    options = ["--devices", "1", "--cases", "emore_y1/data_parallel/256", "--device", "cpu"]
+    main(["bench", "report", *options, "--output", str(tmp_path)])
+    assert f"on 1: out of memory, {reason}\n" in capsys.readouterr().out

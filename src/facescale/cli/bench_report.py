@@ -2,16 +2,14 @@
 
 import argparse
 import os
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from facescale.cli.ending import exit_on_signals
 from facescale.cli.measured import measured_device
 from facescale.cli.parser import Parser
 from facescale.cli.terminal import escape, say
+from facescale.cli.values import convert
 
 if TYPE_CHECKING:
     from facescale.report.settings import Settings
@@ -57,42 +55,38 @@ def run(chosen: argparse.Namespace) -> None:
 
 def _run_report(chosen: argparse.Namespace) -> None:
     settings = _settings(chosen)
+    from facescale.distributed import Group
     from facescale.report.cases import select
     from facescale.report.old_logs import read_cells
     from facescale.report.page import write_report
     from facescale.report.runs import run_matrix
+    from facescale.training.lock import locked
 
     output = Path(chosen.output)
-    names = [] if chosen.cases == "none" else (chosen.cases or "*").split(",")
-    with _exit_on_sigterm():
-        record = run_matrix(select(names), settings, output, say)
-    for entry in chosen.logs or ():
-        for system, cells in read_cells(entry).items():
-            record.systems.setdefault(system, {}).update(cells)
-    record.save(output / "results.json")
-    for path in write_report(record, output):
-        say(f"[bold]{escape(str(path))}[/]")
-
-
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit.
-
-    By default it would end this process alone, and the trial that it waits for would run on.
-    """
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    cases = select([] if chosen.cases == "none" else (chosen.cases or "*").split(","))
+    logs = [read_cells(entry) for entry in chosen.logs or ()]
+    with exit_on_signals(), locked(output, Group()):
+        record = run_matrix(cases, settings, output, lambda text: say(escape(text)))
+        for found in logs:
+            for system, cells in found.items():
+                record.systems.setdefault(system, {}).update(cells)
+        record.save(output / "results.json")
+        for path in write_report(record, output):
+            say(f"[bold]{escape(str(path))}[/]")
 
 
 def _settings(chosen: argparse.Namespace) -> "Settings":
     devices = tuple(_whole_numbers("--devices", chosen.devices))
+    from facescale.config.fields import fields
     from facescale.plan.units import parse_bytes
     from facescale.report.cases import NETWORKS
     from facescale.report.settings import Settings
 
+    precision, threads = chosen.precision, chosen.threads
+    if precision is not None:
+        convert(precision, fields()["train.precision"], "--precision")
+    if threads is None:
+        threads = max(1, (os.cpu_count() or 1) // max(1, *devices))
     batch, batches = _by_network("--batch", chosen.batch or "")
     iterations, lengths = _by_network("--iterations", chosen.iterations)
     given = {"batch": batches, "iterations": lengths}
@@ -112,8 +106,8 @@ def _settings(chosen: argparse.Namespace) -> "Settings":
         data={name: path for name, path in data.items() if path is not None},
         memory=tuple(parse_bytes(part) for part in (chosen.memory or "").split(",") if part),
         device=measured_device(chosen.device),
-        threads=chosen.threads or max(1, (os.cpu_count() or 1) // max(devices)),
-        precision=chosen.precision,
+        threads=threads,
+        precision=precision,
         search_precision=chosen.search_precision,
         timeout_s=chosen.timeout_s,
     )
@@ -134,6 +128,8 @@ def _by_network(option: str, text: str) -> tuple[int | None, dict[str, int]]:
             raise ValueError(f"{option} is {text!r}; write 8, or 8,emore_y1=64") from None
         if found < 1:
             raise ValueError(f"{option} must be at least 1, got {found}")
+        if name in own or (not equals and common is not None):
+            raise ValueError(f"{option} is {text!r}, two numbers for the same; write one of them")
         if equals:
             own[name] = found
         else:

@@ -86,14 +86,14 @@ def select(patterns: Sequence[str]) -> list[Case]:
     """The cases whose name begins with one of `patterns` or matches it (`*/64`).
 
     Raises:
-        ValueError: No case matches a pattern.
+        ValueError: No case matches a pattern, or it is empty.
     """
     chosen: dict[str, Case] = {}
     for pattern in patterns:
         found = [
             case
             for case in MATRIX
-            if case.name.startswith(pattern) or fnmatchcase(case.name, pattern)
+            if pattern and (case.name.startswith(pattern) or fnmatchcase(case.name, pattern))
         ]
         if not found:
             names = ", ".join(case.name for case in MATRIX)

@@ -136,7 +136,7 @@ def write_pages(output: Path, name: str, **content: Any) -> list[Path]:
     output.mkdir(parents=True, exist_ok=True)
     images: dict[bytes, str] = {}
     for figure in [t.figure for t in content["tables"]] + [png for _, png in content["figures"]]:
-        if figure:
+        if figure and figure not in images:
             images[figure] = f"{name}-{len(images) + 1}.png"
             write_whole(output / images[figure], [figure])
     pages = []

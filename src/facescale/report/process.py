@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from facescale.plan.limit import OUT_OF_MEMORY
@@ -86,15 +87,25 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(folder: Path) -> Run:
-    """Why a trial failed: the note of a rank, else the signal that ended one."""
-    notes = [json.loads(path.read_text()) for path in sorted(folder.glob("failure-*.json"))]
-    for note in sorted(notes, key=lambda note: note["kind"] != OUT_OF_MEMORY):
+    """Why a trial failed: the note of a rank, else the signal that ended one.
+
+    A rank that only says that it lost the others is no reason while there is one for that.
+    """
+    notes = []
+    for path in sorted(folder.glob("failure-*.json")):
+        with suppress(ValueError):  # torchrun ended the rank while it wrote
+            notes.append(json.loads(path.read_text()))
+    lost = [note for note in notes if note["reason"].startswith(ConnectionError.__name__)]
+    own = [note for note in notes if note not in lost]
+    for note in sorted(own, key=lambda note: note["kind"] != OUT_OF_MEMORY):
         return Run(note["kind"], reason=note["reason"])
     log = (folder / "output.log").read_text(errors="replace")
     if "std::bad_alloc" in log:  # thrown in a thread, it ends the process
         return Run(OUT_OF_MEMORY, reason="std::bad_alloc in a kernel")
     if ended := re.search(r"exitcode\s*:\s*-(\d+)", log):
         return Run(f"killed by signal {ended[1]}", reason="possibly by the system, out of memory")
+    for note in lost:
+        return Run(note["kind"], reason=note["reason"])
     lines = [line for line in log.splitlines() if line.strip()]
     ours = (line for line in lines if line.startswith("facescale"))
     return Run("error", reason=next(ours, lines[-1] if lines else "it printed nothing"))

@@ -20,6 +20,9 @@ from facescale.report.settings import Settings, settings_of
 
 FORMAT = 1
 DONE = "done"
+MACHINE = ("processor", "cores", "gpu", "gpus")
+"""Of the fingerprint: what all runs of a record have in common."""
+_THEN = ", then "
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,24 @@ class Record:
         limit = "" if memory is None else f" in {memory / 2**30:g} GiB"
         name = f"{case} on {devices}{limit}"
         return self.cells.setdefault(name, Cell(case, devices, memory=memory))
+
+    def continue_on_(self, now: dict[str, Any]) -> None:
+        """Take further runs on the hardware and with the software of the fingerprint `now`.
+
+        The record's own fingerprint then says what has changed: `2.12.0, then 2.13.0`.
+
+        Raises:
+            ValueError: It is another machine, whose rates are no runs of the same cells.
+        """
+        for name, value in now.items():
+            known = self.fingerprint.get(name, value)
+            if name in MACHINE and known != value:
+                raise ValueError(
+                    f"the results so far were measured with {name} {known}, and here it is "
+                    f"{value}; continue on that machine, or pass another --output"
+                )
+            if known != value and str(known).split(_THEN)[-1] != str(value):
+                self.fingerprint[name] = f"{known}{_THEN}{value}"
 
     def save(self, path: Path) -> None:
         """Write the file, completely or not at all."""
@@ -176,10 +197,18 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that the package is in; None if it is in none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    """Commit of the checkout that has this file; None if there is none.
+
+    An installed copy may lie in the checkout of another project, in its virtual environment.
+    """
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("rev-parse", "--short", "HEAD")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

@@ -31,7 +31,8 @@ def run_matrix(
     """Run the missing cells of `cases` on each number of devices; saves `output/results.json`.
 
     Raises:
-        ValueError: `output` holds a matrix that was measured with other settings.
+        ValueError: `output` holds a matrix that was measured with other settings, or on another
+            machine.
     """
     output.mkdir(parents=True, exist_ok=True)
     path = output / "results.json"
@@ -73,6 +74,8 @@ class _Matrix:
     output: Path
     say: Say
     save: Callable[[], None]
+    begun: bool = False
+    """Whether a trial has been run now; before the first one the record learns where it goes on."""
 
     def measure(self, case: Case, devices: int) -> None:
         """Measure one cell, or in searches of identities one per limit of memory."""
@@ -152,6 +155,9 @@ class _Matrix:
             self.say(f"{case.name} on {cell.devices}: {run.outcome}, {figure}")
 
     def _trial(self, case: Case, cell: Cell, options: list[str], counted: int) -> Run:
+        if not self.begun:
+            self.record.continue_on_(records.fingerprint())
+            self.begun = True
         settings = self.settings
         folder = self.output / "runs" / case.name / str(cell.devices)
         command = trial_command(case.network, cell.devices, folder, options, cell.memory)
@@ -172,6 +178,8 @@ class _Matrix:
         options = ["--data.path", path if num_classes is None else "synthetic"]
         if options[1] == "synthetic":
             options += ["--data.num_images", str(SYNTHETIC_IMAGES)]
+        else:  # it is checked: a figure is one of so many identities
+            options += ["--data.num_classes", str(NETWORKS[case.network].num_classes)]
         if num_classes is not None:
             options += ["--data.num_classes", str(num_classes)]
             if self.settings.precision is not None:

@@ -3,6 +3,19 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from facescale.config.intervals import Interval
+
+_RANGES = {
+    "devices": Interval(1),
+    "runs": Interval(1),
+    "iterations": Interval(3),
+    "pause_s": Interval(0),
+    "memory": Interval(1),
+    "threads": Interval(1),
+    "search_precision": Interval(0),
+    "timeout_s": Interval(0, ends="(]"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -39,14 +52,14 @@ class Settings:
     timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        for name in ("runs", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for iterations in (self.iterations, *map(self.iterations_of, self.own)):
-            if iterations < 3:
-                raise ValueError(f"iterations must be at least 3, got {iterations}")
-        if not self.devices or min(self.devices) < 1:
-            raise ValueError(f"devices must be 1 or more, got {list(self.devices)}")
+        chosen = [(name, getattr(self, name)) for name in _RANGES]
+        chosen += [("iterations", self.iterations_of(network)) for network in self.own]
+        for name, value in chosen:
+            for number in value if isinstance(value, tuple) else [value]:
+                if number not in _RANGES[name]:
+                    raise ValueError(f"{name} must be {_RANGES[name]}, got {number:g}")
+        if not self.devices:
+            raise ValueError("devices must have at least one number, got none")
 
     def batch_of(self, network: str) -> int | None:
         """Samples per device for a network; None means the report's."""
