@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
+from facescale.cli import bench_device, main
+from facescale.report.device import plots
 from facescale.report.device.gpu_rows import gpu_tables, record_of
 from facescale.report.device.page import write_device_page
 from facescale.report.device.results import DeviceSettings, Phase, Results, load
 from facescale.report.device.tables import phase_tables
 from facescale.report.device.targets import targets_table
+from facescale.report.record import DONE, Record, Run
 from facescale.report.record import load as load_record
+from facescale.report.settings import Settings, settings_of
 
 STEP: dict[str, Any] = {
     "network": "r100", "batch": 256, "precision": "bf16", "identities": 360_232,
@@ -148,3 +153,68 @@ def test_a_damaged_file_is_one_error(tmp_path: Path) -> None:
     path.write_text(json.dumps(values | {"phases": {"head": {"rows": 3}}}))
     with pytest.raises(ValueError, match=r"phases\.head has no field 'outcome'"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("phase", "row"),
+    [
+        ("step", STEP | {"ms": 0.0}),
+        ("profile", {"what": "operation", "who": "facescale", "name": 3, "ms": 1.0, "count": 1.0, "share": 0.1}),
+    ],
+)
+def test_a_damaged_row_is_one_error(phase: str, row: dict[str, Any], tmp_path: Path) -> None:
+    results = card()
+    results.phases[phase].rows.append(row)
+    with pytest.raises(ValueError, match=r"device\.json has a row that is damaged"):
+        write_device_page(results, tmp_path)
+
+
+def test_the_results_of_a_report_are_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results.json"
+    record = Record(settings_of(Settings()), {})
+    record.cell("emore_r100/partial_fc/64", 1).runs = [Run(DONE, rates=[4.0])]
+    record.save(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="is of `facescale bench report` and would be overwritten"):
+        write_device_page(card(), tmp_path)
+    monkeypatch.setattr(bench_device, "measured_device", lambda chosen: "cuda")
+    with pytest.raises(SystemExit):  # before anything is measured
+        main(["bench", "device", "--output", str(tmp_path)])
+    assert "would be overwritten; pass another --output" in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == {"results.json"}
+    assert path.read_bytes() == before
+    path.unlink()
+    for _ in range(2):  # its own are written anew
+        write_device_page(card(), tmp_path)
+    assert load_record(path).cells
+
+
+def test_a_plot_has_every_operation_under_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Figure] = []
+
+    def keep(figure: Figure) -> bytes:
+        found.append(figure)
+        return b"png"
+
+    monkeypatch.setattr(plots, "png", keep)
+    results = card()
+    long = "void at::native::vectorized_elementwise_kernel<4, "
+    names = {f"{long}one>": 5.0, f"{long}other>": 2.0, "_ZN7cutlass6Kernel": 1.0}
+    results.phases["profile"].rows = [
+        {"what": "operation", "who": "facescale", "name": name, "ms": ms}
+        for name, ms in names.items()
+    ]
+    plots.figures(results)
+    (axes,) = found[-1].axes
+    assert [patch.get_height() for patch in axes.patches] == [7.0, 1.0]
+    (legend,) = found[-1].legends
+    assert [text.get_text() for text in legend.get_texts()] == [long[:40], " _ZN7cutlass6Kernel"]
+
+
+def test_a_head_of_which_no_figure_is_to_be_drawn_is_left_out(tmp_path: Path) -> None:
+    results = card()
+    results.phases["head"].rows = [HEAD | {"rows": "bfloat16"}]
+    html, _ = write_device_page(results, tmp_path)
+    assert html.read_text().count("data:image/png") == 2

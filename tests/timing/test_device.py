@@ -1,10 +1,13 @@
 """The phases of `facescale bench device`, on a CPU and small: rows, failures, time, the page."""
 
+import io
 import json
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from facescale.cli import main
 from facescale.report.device.results import load
 from facescale.timing.clock import Timed, time_calls
 from facescale.timing.device import PHASES, Phase, capped, runner, trace
+from facescale.timing.device.__main__ import main as run_phase
 from facescale.timing.device.bench import Bench, Notes
 from facescale.timing.device.ceilings import run as run_ceilings
 from facescale.timing.device.head_times import run as run_head
@@ -307,3 +311,18 @@ def test_a_card_is_timed_by_events_between_calls(monkeypatch: pytest.MonkeyPatch
     assert timed.seconds == [0.002] * 5
     first = ["call", "wait", "call", "wait", "wait"]  # warm-up, then one call to learn its length
     assert log == [*first, "event", *["call", "event"] * 5, "wait"]
+
+
+def test_a_phase_whose_benchmark_has_ended_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("phase_that_runs")
+    module.run = fails  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    run_phase(module.__name__, str(tmp_path / "notes.json"), "cpu", "tiny")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{time.time() + 60}\n"))
+    with pytest.raises(RuntimeError, match="broken"):
+        run_phase(module.__name__, str(tmp_path / "notes.json"), "cpu", "tiny")
+    assert json.loads((tmp_path / "notes.json").read_text())["outcome"] == "error"

@@ -1,10 +1,9 @@
 """`facescale bench device`: what a card can do, in phases, as JSON and a page."""
 
 import argparse
-import signal
-import sys
 from pathlib import Path
 
+from facescale.cli.ending import exit_on_signals
 from facescale.cli.measured import measured_device
 from facescale.cli.parser import Parser
 from facescale.cli.terminal import escape, say
@@ -34,26 +33,28 @@ def run(chosen: argparse.Namespace) -> None:
     """Measure, then write the pages and print their paths."""
     if not 0 < chosen.budget < 1e6:
         raise ValueError(f"--budget is {chosen.budget:g}; give seconds, such as 330")
-    device = measured_device(chosen.device)
+    device, output = measured_device(chosen.device), Path(chosen.output)
+    from facescale.report.device.page import check_folder
     from facescale.report.record import fingerprint
     from facescale.timing.device import PHASES
     from facescale.timing.device.runner import run_phases
 
-    # Else SIGTERM would end this process alone, and the phase would run on.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    if device == "cuda":
+        check_folder(output)
     names = [phase.name for phase in PHASES]
     wanted = names if chosen.phases is None else chosen.phases.split(",")
     if unknown := [name for name in wanted if name not in names]:
         raise ValueError(f"--phases {unknown[0]!r}; there are {', '.join(names)}")
-    path = run_phases(
-        Path(chosen.output),
-        device=device,
-        sizes=chosen.sizes or ("card" if device == "cuda" else "cpu"),
-        budget_s=chosen.budget,
-        fingerprint=fingerprint(),
-        phases=[phase for phase in PHASES if phase.name in wanted],
-        say=lambda text: say(escape(text)),
-    )
+    with exit_on_signals():
+        path = run_phases(
+            output,
+            device=device,
+            sizes=chosen.sizes or ("card" if device == "cuda" else "cpu"),
+            budget_s=chosen.budget,
+            fingerprint=fingerprint(),
+            phases=[phase for phase in PHASES if phase.name in wanted],
+            say=lambda text: say(escape(text)),
+        )
     say(f"[bold]{escape(str(path))}[/]")
     write_pages(path, path.parent)
 

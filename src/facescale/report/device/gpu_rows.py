@@ -10,6 +10,7 @@ from facescale.report.settings import Settings, settings_of
 from facescale.report.tables import PUBLISHED, THIS, Table
 
 ONE = DEVICES.index(1)
+COMMAND = "facescale bench device"
 
 
 def record_of(results: Results) -> Record:
@@ -27,7 +28,7 @@ def record_of(results: Results) -> Record:
             continue
         cell = record.cell(case.name, 1)
         cell.batch, cell.num_classes = int(row["batch"]), int(row["identities"])
-        cell.command = "facescale bench device"
+        cell.command = COMMAND
         cell.runs = [Run(DONE, rates=[row["images_per_s"]], peak_gib=row.get("peak_gib"))]
         if "fits" in row:
             cell.found = int(row["fits"])

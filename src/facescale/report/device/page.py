@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from facescale.report.device.gpu_rows import gpu_tables, record_of
+from facescale.report.device.gpu_rows import COMMAND, gpu_tables, record_of
 from facescale.report.device.plots import figures
 from facescale.report.device.results import Results
 from facescale.report.device.tables import phase_tables, phases_table
 from facescale.report.device.targets import targets_table
 from facescale.report.page import write_pages
+from facescale.report.record import load
 from facescale.report.tables import PUBLISHED_NOTE
 
 
@@ -18,13 +19,16 @@ def write_device_page(results: Results, output: Path) -> list[Path]:
     `facescale bench report`.
 
     Raises:
-        ValueError: A row has no figure of a name, or one of another type.
+        ValueError: A row has no figure of a name, or one of another type; or `check_folder`.
     """
     try:
+        record = record_of(results)
         tables = [targets_table(results), *gpu_tables(results), *phase_tables(results)]
         drawn = figures(results)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"device.json has a row that is damaged: {error!r}") from error
+    if record.cells:
+        check_folder(output)
     pages = write_pages(
         output,
         "device",
@@ -35,10 +39,18 @@ def write_device_page(results: Results, output: Path) -> list[Path]:
         fingerprints=[("", results.fingerprint)],
         published=PUBLISHED_NOTE,
     )
-    record = record_of(results)
     if record.cells:
         record.save(output / "results.json")
     return pages
+
+
+def check_folder(output: Path) -> None:
+    """ValueError where `results.json` of a folder is of `facescale bench report`."""
+    path = output / "results.json"
+    if path.exists() and any(cell.command != COMMAND for cell in load(path).cells.values()):
+        raise ValueError(
+            f"{path} is of `facescale bench report` and would be overwritten; pass another --output"
+        )
 
 
 def _procedure(results: Results) -> list[str]:

@@ -16,14 +16,19 @@ from facescale.timing.device.sizes import SIZES
 
 
 def main(module: str, file: str, device_name: str, sizes: str, argument: str = "") -> None:
-    """Run one phase; its outcome is written whatever happens to it, short of a signal."""
+    """Run one phase; its outcome is written whatever happens to it, short of a signal.
+
+    Without a line on stdin nothing is run: the benchmark has been killed.
+    """
     device, failure = torch.device(device_name), None
     try:
         import_module(module)
     except Exception as error:
         failure = error
-    until = float(sys.stdin.readline() or 0)
-    notes = Notes(Path(file), device, until - time.time())
+    until = sys.stdin.readline()
+    if not until:  # who was to say so has ended
+        return
+    notes = Notes(Path(file), device, float(until) - time.time())
     try:
         if failure is not None:
             raise failure
