@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from rich.console import Console
 
 from facescale.backbones.backbone import normalise
+from facescale.cli import main
 from facescale.cli.bench_kernels import _table
 from facescale.data.images import decode
 from facescale.data.loader import Batch, Loader
@@ -277,3 +279,21 @@ def test_all_embed_alike() -> None:
     assert len(answers) == 4
     for answer in answers:
         assert (answer - truth).abs().max() < 1e-4 * truth.abs().max()
+
+
+def test_what_was_timed_is_kept_where_a_later_case_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def time(case: Case, rounds: int) -> Times:
+        if case.name == "head/20/1":
+            raise ChildProcessError("facescale ended with status -9")
+        steps = {contender.name: [1.0] * rounds for contender in case.contenders}
+        return Times(case, True, steps, gemm=[1e9, 3e9], copy=[1e9, 3e9])
+
+    monkeypatch.setattr("facescale.timing.interleave.interleave", time)
+    output = tmp_path / "times.json"
+    options = ["--device", "cpu", "--rounds", "2", "--output", str(output)]
+    with pytest.raises(SystemExit):
+        main(["bench", "kernels", "head/10/1", "head/20/1", *options])
+    assert "product 2 GFLOP/s, copy 2.0 GB/s" in capsys.readouterr().out  # medians
+    assert [record["case"] for record in json.loads(output.read_text())] == ["head/10/1"]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,10 @@ def add_options(parser: Parser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Time every case, show a table of each, and write the raw figures down."""
+    """Time every case, show a table of each, and write the raw figures down after each."""
+    if chosen.rounds < 1:
+        raise ValueError(f"--rounds must be at least 1, got {chosen.rounds}")
+    from facescale.files import write_whole
     from facescale.timing import case_of
     from facescale.timing.interleave import interleave
 
@@ -48,8 +52,8 @@ def run(chosen: argparse.Namespace) -> None:
         for said in times.lost.values():
             say(escape(said))
         records.append(times.record())
-    if output is not None:
-        output.write_text(json.dumps(records, indent=1))
+        if output is not None:
+            write_whole(output, [json.dumps(records, indent=1).encode()])
 
 
 def _choose(case: "Case", against: str | None) -> "Case":
@@ -85,7 +89,7 @@ def _table(times: "Times") -> Table:
 
 def _probes(times: "Times") -> str:
     """What the machine could do in these minutes."""
-    gemm, copy = (sorted(rates)[len(rates) // 2] / 1e9 for rates in (times.gemm, times.copy))
+    gemm, copy = (statistics.median(rates) / 1e9 for rates in (times.gemm, times.copy))
     said = f"probes: product {gemm:,.0f} GFLOP/s, copy {copy:.1f} GB/s"
     if times.case.flop:
         said += f"; our products run at {times.share(times.ours):.0%} of that"
