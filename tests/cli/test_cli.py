@@ -1,5 +1,6 @@
 """The commands as a user types them: what works, and one clear line for what does not."""
 
+import argparse
 import io
 import re
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 
 from facescale import backbones, save_backbone
 from facescale.cli import main
+from facescale.cli.train import _output_folder
 from facescale.config import PRESETS, AugmentConfig, Config
 from facescale.data.images import Sample
 from facescale.data.transforms import Augment, augmentation
@@ -42,6 +44,25 @@ TINY = [
         (["train", "synthetic", *TINY, "--head.shards", "3"], "head.shards is 3, but must divide"),
         (["train", "synthetic", *TINY, "--head.sample_rate", "2"], "sample_rate must be in (0, 1]"),
         (["verify", "model.safetensors", "--pairs", "att"], "model.safetensors is not a file"),
+        (
+            ["verify", "m.safetensors", "lfw", "--plot", "roc.txt"],
+            "roc.txt: give a name that ends in",
+        ),
+        (["export", "m.safetensors", "--calibrate", "lfw"], "--calibrate is for --dtype int8"),
+        (["unpack", "run", "--rows", "5"], "--rows is for --centres, which is not given"),
+        (["bench", "kernels", "--rounds", "0"], "--rounds must be at least 1, got 0"),
+        (
+            ["data", "pack", "a", "b", "--quality", "80"],
+            "--encoding and --quality are for --resize",
+        ),
+        (
+            ["data", "convert", "a", "b", "--to", "folder", "--part-size", "9"],
+            "--part-size is for ofrecord and tar; folder has no parts",
+        ),
+        (
+            ["data", "convert", "a", "b", "--to", "tar", "--labels", "exact"],
+            "--labels is for recordio; tar has exact labels",
+        ),
         (["fly"], "unknown command 'fly'; there are train, verify"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -159,3 +180,24 @@ def test_the_config_knows_every_augmentation() -> None:
     names = {field.name for field in fields(Augment)}
     assert {field.name for field in fields(AugmentConfig)} == {"recipe", *names}
     assert augmentation(**asdict(AugmentConfig())) == Augment()
+
+
+@pytest.mark.parametrize("left", ["metrics.jsonl", "training.log", "checkpoints"])
+def test_a_run_is_known_by_any_file_of_its_trackers(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "mine" / "long"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    (run / left).touch()
+
+    def folder(preset: Path, resume: bool) -> Path:
+        chosen = argparse.Namespace(preset=str(preset), output=None, resume=resume)
+        return _output_folder(chosen)
+
+    monkeypatch.chdir(tmp_path)
+    assert folder(run / "config.yaml", resume=True) == run
+    assert folder(run / "config.yaml", resume=False) == Path("runs/long")
+    monkeypatch.chdir(run)
+    assert folder(Path("config.yaml"), resume=True) == Path()
+    assert folder(Path("config.yaml"), resume=False) == Path("runs/long")

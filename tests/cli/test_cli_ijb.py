@@ -42,6 +42,7 @@ def test_stored_embeddings_are_judged_and_the_figures_written(
         (["missing.npy", "nowhere"], "nowhere/meta has neither ijbb nor ijbc"),
         (["model.safetensors", "{root}", "--mean", "1"], "--mean and --std are for ONNX files"),
         (["broken.onnx", "{root}", "--batch_size", "0"], "--batch_size must be at least 1"),
+        (["missing.npy", "{root}", "--scores", "a.txt"], "a.txt: give a name that ends in .npy"),
     ],
 )
 def test_a_mistake_is_one_clear_line(

@@ -133,6 +133,8 @@ def test_ranks_share_the_search_for_faces(
         (["embed", "model.safetensors", "nowhere", "a.npy"], "give a name that ends in .npz"),
         (["identify", "nowhere.npz", "a.jpg"], "facescale embed MODEL SOURCE OUT makes one"),
         (["embed", "m.safetensors", "a", "b.npz", "--detector", "c"], "--detector is for --align"),
+        (["embed", "m.safetensors", "a", "b.npz", "--min_score", "0.9"], "--min_score is for --al"),
+        (["identify", "a.npz", "b.jpg", "--face", "only"], "--face is for --align"),
         (["identify", "a.npz", "b.jpg", "--align", "--stretch"], "leave out --points and"),
         (["identify", "a.npz", "b.jpg", "--candidates", "0"], "--candidates must be at least 1"),
     ],

@@ -58,6 +58,7 @@ def test_a_fault_of_ours_shows_its_traceback_and_asks_for_a_report(
         (PermissionError(errno.EPERM, "no", b"a/b"), "a/b: permission denied"),
         (IsADirectoryError(errno.EISDIR, "no", "a"), "a: is a folder, not a file"),
         (OSError(errno.ENOSPC, "no", "a"), "a: the disk is full"),
+        (FileExistsError(errno.EEXIST, "File exists", "a"), "a: is there already, and is not a"),
         (OSError(errno.ELOOP, "no", "a"), "a: is a symbolic link that leads nowhere"),
         (OSError(errno.EIO, "Input/output error", "a"), "a: Input/output error"),
         (OSError("run/x could not be written: full"), "run/x could not be written: full"),

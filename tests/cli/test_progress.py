@@ -1,6 +1,8 @@
 """Progress passes everything on and says how far it is."""
 
+import sys
 import time
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
@@ -26,3 +28,17 @@ def test_other_ranks_are_silent(
     monkeypatch.setitem(progress.EVERY_S, False, 0.0)
     assert list(progress.show_progress(["abc"], 3, shown=False)) == ["abc"]
     assert capsys.readouterr().err == ""
+
+
+def test_an_error_is_told_on_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Iterator[str]:
+        yield "abc"
+        raise ValueError("broken")
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setitem(progress.EVERY_S, True, 0.0)
+    with pytest.raises(ValueError, match="broken"):
+        list(progress.show_progress(broken(), 6))
+    assert capsys.readouterr().err.endswith("left\r\x1b[K")

@@ -22,15 +22,15 @@ def test_a_table_is_never_cut(
     monkeypatch.setenv("COLUMNS", columns)
     shown = table("pairs", *(f"figure number {n}" for n in range(9)))
     shown.add_row(escape(LONG), *"123456789")
-    shown.add_row(escape("[/]x[bold]"), *"abcdefghi")
+    shown.add_row(escape("[/]x[bold]:100:"), *"abcdefghi")
     show(shown)
-    say(f"[bold]{escape('[/]' + LONG)}[/]")
+    say(f"[bold]{escape('[/]' + LONG)}:cat:[/]")
     header, first, second, line = capsys.readouterr().out.splitlines()
     assert header.split("  ")[1] == "pairs"
     assert header.endswith("figure number 8")
     assert first.split() == [LONG, *"123456789"]
-    assert second.split() == ["[/]x[bold]", *"abcdefghi"]
-    assert line == "[/]" + LONG
+    assert second.split() == ["[/]x[bold]:100:", *"abcdefghi"]
+    assert line == f"[/]{LONG}:cat:"
 
 
 def test_a_file_that_cannot_be_written_is_known_before_the_work(tmp_path: Path) -> None:

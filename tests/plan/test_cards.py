@@ -163,8 +163,9 @@ def test_a_plan_for_a_card_says_that_none_has_confirmed_it(
 )
 def test_a_head_that_the_kernels_do_not_serve_is_planned_in_blocks(changes: Any) -> None:
     backbone = BackboneConfig(name="y1", image_size=28)
+    none: dict[str, Any] = {}
     plain, other = (
-        Planner(Config(backbone=backbone, **options), 1, "cuda") for options in ({}, changes)
+        Planner(Config(backbone=backbone, **options), 1, "cuda") for options in (none, changes)
     )
     found = other.plan(8, 50_000).parts
     with mock.patch.object(cards, "serves", return_value=False):

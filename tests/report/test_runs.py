@@ -19,6 +19,7 @@ from facescale.cli import main
 from facescale.cli.ending import exit_on_signals
 from facescale.config import PRESETS
 from facescale.plan.limit import OUT_OF_MEMORY, is_out_of_memory
+from facescale.report import record as records
 from facescale.report import runs as runner
 from facescale.report.cases import MATRIX, NETWORKS, select
 from facescale.report.process import _failure, run_trial_process, trial_command
@@ -266,7 +267,7 @@ def test_runs_of_two_machines_are_not_mixed_and_other_software_is_named(
     cases = select(["emore_y1/data_parallel/256", "emore_y1/model_parallel/256"])
 
     def on(devices: tuple[int, ...], **changes: object) -> dict[str, object]:
-        monkeypatch.setattr(runner.records, "fingerprint", lambda: {**HERE, **changes})
+        monkeypatch.setattr(records, "fingerprint", lambda: {**HERE, **changes})
         return run_matrix(cases, settings(devices=devices), tmp_path).fingerprint
 
     fake = trials(lambda _: Run(DONE, rates=[1.0]))

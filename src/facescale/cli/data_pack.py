@@ -37,5 +37,7 @@ def run(chosen: argparse.Namespace) -> None:
     from facescale.datasets.pack import Prepare
 
     prepare = Prepare(chosen.resize, chosen.encoding, chosen.quality)
+    if chosen.resize is None and (chosen.encoding, chosen.quality) != ("jpeg", 95):
+        raise ValueError("--encoding and --quality are for --resize, which is not given")
     options = Options(prepare=prepare, labels=chosen.labels, **writing_of(chosen))
     report(open_source(chosen), chosen.out, options)

@@ -35,6 +35,12 @@ def check_detection_options(chosen: argparse.Namespace) -> None:
         raise ValueError(f"--min_score must be in [0, 1], got {chosen.min_score}")
 
 
+def detection_options(chosen: argparse.Namespace) -> list[str]:
+    """Which of the options are given, apart from those that say what is the default."""
+    usual = {"detector": None, "face": "largest", "min_score": None, "longest": 640}
+    return [f"--{name}" for name, value in usual.items() if getattr(chosen, name) != value]
+
+
 def open_chosen_detector(chosen: argparse.Namespace) -> "Detector":
     """The detector that the options name, or the environment."""
     from facescale.detection.detector import open_detector

@@ -3,12 +3,12 @@
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facescale.cli.detection import (
     add_detection_options,
     check_detection_options,
+    detection_options,
     open_chosen_detector,
 )
 from facescale.cli.models import model_place
@@ -54,11 +54,12 @@ def check_face_options(chosen: argparse.Namespace) -> None:
     """Find mistakes before torch is imported.
 
     Raises:
-        ValueError: A detector without --align, or --align beside other ways to get a face.
+        ValueError: Options of a detector without --align, or --align beside other ways to get a
+            face.
     """
     check_detection_options(chosen)
-    if chosen.detector is not None and not chosen.align:
-        raise ValueError("--detector is for --align, which is not given")
+    if not chosen.align and (given := detection_options(chosen)):
+        raise ValueError(f"{given[0]} is for --align, which is not given")
     if chosen.align and (chosen.points is not None or chosen.stretch):
         raise ValueError("--align finds the faces itself; leave out --points and --stretch")
 
@@ -67,9 +68,7 @@ def run(chosen: argparse.Namespace) -> None:
     """Embed, the ranks a batch in turn; the first one writes."""
     check_network_options(chosen)
     check_face_options(chosen)
-    if Path(chosen.output).suffix != ".npz":
-        raise ValueError(f"{chosen.output}: give a name that ends in .npz")
-    output = file_to_write(chosen.output)
+    output = file_to_write(chosen.output, ".npz")
     from facescale.distributed import processes, world_group
     from facescale.evaluation.embedded import write_embedded
     from facescale.evaluation.faces import open_faces, read_points

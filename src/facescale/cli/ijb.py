@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from facescale.cli.networks import add_network_options, check_network_options, open_network
 from facescale.cli.parser import Parser
 from facescale.cli.progress import show_progress
-from facescale.cli.terminal import file_to_write, say, show, show_json, table
+from facescale.cli.terminal import PICTURES, file_to_write, say, show, show_json, table
 
 if TYPE_CHECKING:
     from facescale.evaluation.templates import IjbResult
@@ -39,7 +39,8 @@ def add_options(parser: Parser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Embed, pool and compare; the ranks share the images and the pairs."""
     check_network_options(chosen)
-    plot, scores = (None if f is None else file_to_write(f) for f in (chosen.plot, chosen.scores))
+    plot = None if chosen.plot is None else file_to_write(chosen.plot, *PICTURES)
+    scores = None if chosen.scores is None else file_to_write(chosen.scores, ".npy")
     from facescale.distributed import processes, world_group
     from facescale.evaluation.ijb import open_ijb
     from facescale.evaluation.templates import Weighting, run_ijb, run_ijb_from_rows

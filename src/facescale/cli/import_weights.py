@@ -22,9 +22,7 @@ def add_options(parser: Parser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Write the file, and say what it holds and what was left out."""
-    if Path(chosen.output).suffix != ".safetensors":
-        raise ValueError(f"{chosen.output}: give a name that ends in .safetensors")
-    output = file_to_write(chosen.output)
+    output = file_to_write(chosen.output, ".safetensors")
     from facescale.models.weights import beside_network, load_backbone, save_backbone
 
     backbone = load_backbone(chosen.file, chosen.backbone, chosen.family)

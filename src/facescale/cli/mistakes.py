@@ -1,4 +1,4 @@
-"""Which errors are the user's to mend, and what the one line says; all others are our faults."""
+"""Which errors are mistakes of the user, and what the one line says; all others are our faults."""
 
 import errno
 import json
@@ -43,6 +43,7 @@ EXTRAS = {
 
 _REASONS = {
     errno.ENOENT: "there is no such file or folder",
+    errno.EEXIST: "is there already, and is not a folder",
     errno.EACCES: "permission denied; it belongs to another user, or its mode forbids this",
     errno.EPERM: "permission denied; it belongs to another user, or its mode forbids this",
     errno.EISDIR: "is a folder, not a file",

@@ -1,4 +1,4 @@
-"""The parser of every command: errors are raised, help is short, slips of the pen get a hint."""
+"""The parser of every command: errors are raised, help is short, typos get a hint."""
 
 import argparse
 import shutil

@@ -32,15 +32,17 @@ def show_progress(
     terminal = sys.stderr.isatty()
     begin = last = time.monotonic()
     done = 0
-    for batch in batches:
-        yield batch
-        done += len(batch)
-        now = time.monotonic()
-        if shown and now - last >= EVERY_S[terminal]:
-            last = now
-            _say(done, total, now - begin, what, terminal)
-    if shown and terminal and last > begin:
-        sys.stderr.write("\r\x1b[K")
+    try:
+        for batch in batches:
+            yield batch
+            done += len(batch)
+            now = time.monotonic()
+            if shown and now - last >= EVERY_S[terminal]:
+                last = now
+                _say(done, total, now - begin, what, terminal)
+    finally:  # an error is told on a line of its own
+        if shown and terminal and last > begin:
+            sys.stderr.write("\r\x1b[K")
 
 
 def _say(done: int, total: int, seconds: float, what: str, terminal: bool) -> None:

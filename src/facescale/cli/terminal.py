@@ -10,12 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["escape", "file_to_write", "say", "show", "show_json", "table"]
+__all__ = ["PICTURES", "escape", "file_to_write", "say", "show", "show_json", "table"]
 
 
 def say(text: str) -> None:
     """Print a line, with rich's markup; names and paths in it went through `escape`."""
-    Console(highlight=False).print(text, soft_wrap=True)
+    _console().print(text, soft_wrap=True)
+
+
+def _console() -> Console:
+    return Console(highlight=False, emoji=False)  # a path may have :100: in it
 
 
 def table(*titles: str, left: int = 1) -> Table:
@@ -28,7 +32,7 @@ def table(*titles: str, left: int = 1) -> Table:
 
 def show(shown: Table) -> None:
     """Print a table at the width that it needs; rich would cut it to the terminal's, or to 80."""
-    console = Console(highlight=False)
+    console = _console()
     wide = console.options.update(width=10_000)
     width = console.measure(shown, options=wide).maximum
     for line in console.render_lines(shown, wide.update(width=width)):
@@ -42,15 +46,25 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
 
 
-def file_to_write(name: str) -> Path:
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def file_to_write(name: str, *suffixes: str) -> Path:
     """A file that a command will write at its end; its folder is made now.
 
+    Args:
+        name: Where.
+        suffixes: One of these is the end of the name; any end will do where none is given.
+
     Raises:
+        ValueError: The name ends otherwise.
         OSError: It could not be written, which is better known before the work.
     """
     path = Path(name)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"{path}: give a name that ends in {' or '.join(suffixes)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(f"{path} could not be written: permission denied")

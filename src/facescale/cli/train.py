@@ -37,7 +37,7 @@ def add_options(parser: Parser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Train, and show what came of it."""
+    """Train, and show the results."""
     config = read_config(chosen)
     from facescale.distributed import agree, processes, world_group
     from facescale.training import train
@@ -54,8 +54,9 @@ def run(chosen: argparse.Namespace) -> None:
 def _output_folder(chosen: argparse.Namespace) -> Path:
     """The folder of the run. A folder that holds a run is never written to unless it resumes."""
     preset = Path(chosen.preset)
-    of_a_run = preset.name == "config.yaml" and (preset.parent / "metrics.jsonl").exists()
-    name = preset.parent.name if of_a_run else preset.stem
+    left = (preset.parent / file for file in ("metrics.jsonl", "training.log", "checkpoints"))
+    of_a_run = preset.name == "config.yaml" and any(path.exists() for path in left)
+    name = preset.absolute().parent.name if of_a_run else preset.stem
     if chosen.output is not None:
         folder = Path(chosen.output)
         if _holds_a_run(folder) and not chosen.resume:

@@ -33,6 +33,8 @@ def run(chosen: argparse.Namespace) -> None:
     """Write the files, and name each."""
     if chosen.rows is not None and chosen.rows < 1:
         raise ValueError(f"--rows must be at least 1, got {chosen.rows}")
+    if chosen.rows is not None and not chosen.centres and chosen.dominant is None:
+        raise ValueError("--rows is for --centres, which is not given")
     from facescale.checkpoint import folder as checkpoint
     from facescale.checkpoint import old, unpack
     from facescale.distributed import Group

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from facescale.cli.networks import add_network_options, check_network_options, open_network
 from facescale.cli.parser import Parser
 from facescale.cli.tables import show_verifications
-from facescale.cli.terminal import escape, file_to_write, say, show, show_json, table
+from facescale.cli.terminal import PICTURES, escape, file_to_write, say, show, show_json, table
 
 if TYPE_CHECKING:
     from facescale.evaluation.intervals import Interval
@@ -39,7 +39,10 @@ def run(chosen: argparse.Namespace) -> None:
         raise ValueError("no verification set; give SET, such as lfw.bin")
     if wrong := [far for far in chosen.far if not 0 < far < 1]:
         raise ValueError(f"--far must be between 0 and 1, got {wrong[0]:g}")
-    plots = [None if f is None else file_to_write(f) for f in (chosen.plot, chosen.histogram)]
+    plots = [
+        None if file is None else file_to_write(file, *PICTURES)
+        for file in (chosen.plot, chosen.histogram)
+    ]
     from facescale.distributed import processes, world_group
     from facescale.evaluation.judgement import judge_pairs
     from facescale.evaluation.thresholds import FARS

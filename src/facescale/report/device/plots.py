@@ -1,9 +1,9 @@
 """Plots of `facescale bench device` as PNG."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from matplotlib import rc_context
-from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from facescale.evaluation.plots import COLOURS, STYLE, WIDTH
@@ -56,7 +56,7 @@ def _profile(results: Results) -> Bars:
 
 def _draw(label: str, bars: Bars, log: bool) -> bytes:
     names = list(dict.fromkeys(name for group in bars.values() for name in group))
-    handles: dict[str, BarContainer] = {}
+    handles: dict[str, Any] = {}
     width = 0.8 / max(len(group) for group in bars.values())
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
