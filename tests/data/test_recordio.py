@@ -149,6 +149,22 @@ def test_the_index_of_many_records_is_parsed_in_blocks(
     np.testing.assert_array_equal(found, offsets)
 
 
+def test_labels_are_read_from_the_heads_of_large_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recordio(tmp_path, [(bytes([1]) * 100_000, label) for label in range(5)], 5)
+    faces = RecordIO(tmp_path)
+    read, asked = os.pread, list[int]()
+
+    def count(descriptor: int, size: int, offset: int) -> bytes:
+        asked.append(size)
+        return read(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", count)
+    assert faces.labels().tolist() == [0, 1, 2, 3, 4]
+    assert sum(asked) <= 5 * 8192
+
+
 def damage(path: Path, offset: int, data: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(offset)

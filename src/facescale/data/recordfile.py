@@ -93,6 +93,7 @@ class RecordFile:
         for start, stop in self._parts(offset, window):
             if (size := size + stop - start) > MAX_PAYLOAD:
                 raise ValueError(f"the record at byte {offset} has more than {MAX_PAYLOAD} bytes")
+            stop = min(stop, start + limit)
             if stop - offset <= len(window):
                 pieces.append(window[start - offset : stop - offset])
             else:
