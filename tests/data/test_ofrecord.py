@@ -94,6 +94,7 @@ def test_a_damaged_message_costs_no_other(tmp_path: Path) -> None:
     with pytest.raises(UnreadableRecord, match=r"part-00000 byte 0: the message is damaged"):
         faces.read(0)
     assert faces.labels().tolist() == [-1, 1, 2, 3]
+    assert str(faces.found()) == "4 images of 4 people, 1 of them without images"
 
 
 def test_a_part_that_broke_off_is_refused_with_its_byte(tmp_path: Path) -> None:

@@ -239,6 +239,9 @@ def test_labels_beyond_float32_are_refused_or_kept_exactly(tmp_path: Path) -> No
         (b"image %d" % label, label) for label in sorted(labels)
     ]
     assert faces.found().num_empty == num_classes - 5
+    (tmp_path / "property").write_text("9,112,112\n")
+    assert str(RecordIO(tmp_path).found()) == "5 images of 9 people, 7 of them without images"
+    (tmp_path / "property").write_text(f"{num_classes},112,112\n")
     images, _ = read_set(tmp_path)  # others see the nearest float32
     assert [label for label, _ in images] == [0, 7, 2**24, 2**24, 2**24 + 4]
     other = tmp_path / "train.labels"

@@ -58,8 +58,9 @@ def found_in(dataset: Any) -> Found:
 def found_by_labels(
     labels: NDArray[np.integer[Any]], num_classes: int, names: Sequence[str] | None
 ) -> Found:
-    """Of a set whose labels (n,) are known; those that are not below `num_classes` do not count."""
-    counts = np.bincount(labels[labels < num_classes], minlength=num_classes)
+    """Of a set whose labels (n,) are known; those out of [0, `num_classes`) do not count."""
+    known = labels[(labels >= 0) & (labels < num_classes)]
+    counts = np.bincount(known, minlength=num_classes)
     num_empty = num_classes - int(np.count_nonzero(counts))
     return Found(len(labels), num_classes, num_empty, people_digest(num_classes, counts, names))
 

@@ -136,7 +136,7 @@ class RecordIO:
     def _images_per_class(self) -> NDArray[np.int64] | None:
         """None without identity records, or where float32 cannot state their ranges."""
         if self._exact is not None:
-            return np.bincount(self._exact)
+            return np.bincount(self._exact[self._exact < self.num_classes])
         begins, size = self._identities, _IDENTITY.itemsize
         if not len(begins) or self._keys[-1] >= 2**24 or (np.diff(begins) != size).any():
             return None
