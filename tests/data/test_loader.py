@@ -291,6 +291,20 @@ def test_the_first_unreadable_records_are_logged_and_too_many_end_the_run(
         next(loader)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_a_small_set_without_a_readable_record_ends_the_run(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything: dict[int, Exception | Sample] = {n: ValueError("zeros") for n in range(count)}
+    monkeypatch.setattr(Damaged, "__len__", lambda self: count)
+    with (
+        Loader(Damaged(everything), 10, seed=0, on_error="skip", num_threads=3) as loader,
+        pytest.raises(UnreadableRecord, match="zeros"),
+    ):
+        next(loader)
+
+
 def test_a_run_stops_at_an_unreadable_record_unless_told_otherwise() -> None:
     with Loader(Damaged(DAMAGE), 100, seed=0) as loader:
         with pytest.raises(UnreadableRecord) as caught:

@@ -88,7 +88,8 @@ class Loader:
             prefetch: Batches that are decoded ahead of the one asked for.
             pin_memory: Allocate batches in page-locked memory, for asynchronous copies to CUDA.
             on_error: At a record that cannot be read, raise `UnreadableRecord`, or take the next
-                readable one of the data set; raise beyond 100 such records and 1 % of the set.
+                readable one of the data set; raise beyond 100 such records and 1 % of the set,
+                or where none is left.
             order: Of the samples; `EpochOrder(len(dataset), seed)` when not given.
         """
         if on_error not in ("stop", "skip"):
@@ -99,7 +100,8 @@ class Loader:
             raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
         self.position, self.wait_s, self._pin_memory = position, 0.0, pin_memory
         self.skipped: set[int] = set()
-        self._most_skipped = max(100, len(dataset) // 100) if on_error == "skip" else 0
+        most = min(max(100, len(dataset) // 100), len(dataset) - 1)  # one is left to be taken
+        self._most_skipped = most if on_error == "skip" else 0
         self._dataset, self._batch_size = dataset, batch_size
         self._order = order or EpochOrder(len(dataset), seed)
         share = -(-batch_size // world_size)
@@ -187,14 +189,13 @@ class Loader:
         """Pass over a record, or raise the error if that is not wanted, or too many are."""
         if not self._most_skipped:
             raise error
-        if error.index in self.skipped:
-            return
+        is_new = error.index not in self.skipped
         self.skipped.add(error.index)
         count = len(self.skipped)
-        if count > self._most_skipped:
+        if count > self._most_skipped:  # also for a thread that meets known ones alone
             reason = f"{error.reason} (record {count} that is unreadable: too many to pass over)"
             raise UnreadableRecord(error.where, reason, error.index) from error
-        if count <= _LOGGED:
+        if is_new and count <= _LOGGED:
             _log.warning("passed over %s: %s", error.where, error.reason)
             if count == _LOGGED:
                 _log.warning("more unreadable records are counted, and not logged")
