@@ -63,6 +63,8 @@ def test_a_folder_and_a_pattern_of_shards_are_read_in_order(tmp_path: Path) -> N
     with pytest.raises(FileNotFoundError, match=r"x-003\.tar"):
         open_dataset(tmp_path / "x-{000..003}.tar")
     assert open_dataset(tmp_path).describe(1).endswith("x-001.tar byte 512")
+    (tmp_path / "._x-000.tar").write_bytes(b"\0\5\26\7")  # as macOS leaves it
+    assert read(tmp_path) == images
 
 
 def test_patterns_stand_for_names() -> None:

@@ -150,7 +150,11 @@ def is_tar(source: str) -> bool:
     if source.endswith(".tar"):
         return is_url(source) or "{" in source or Path(source).is_file()
     path = Path(source)
-    return path.is_dir() and any(entry.suffix == ".tar" for entry in path.iterdir())
+    return path.is_dir() and any(map(_is_shard, path.iterdir()))
+
+
+def _is_shard(path: Path) -> bool:
+    return path.suffix == ".tar" and not path.name.startswith(".")  # of macOS: ._x.tar
 
 
 def expand(pattern: str) -> list[str]:
@@ -183,7 +187,7 @@ def expand(pattern: str) -> list[str]:
 def _paths(source: str) -> list[Path]:
     folder = Path(source)
     if folder.is_dir():
-        return sorted(path for path in folder.iterdir() if path.suffix == ".tar")
+        return sorted(filter(_is_shard, folder.iterdir()))
     return [Path(name) for name in ([source] if folder.is_file() else expand(source))]
 
 
