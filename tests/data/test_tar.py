@@ -125,6 +125,30 @@ def test_archives_that_are_cut_damaged_or_compressed_are_refused(tmp_path: Path)
             open_dataset(path)
 
 
+def test_samples_behind_zeros_are_not_lost_without_a_word(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tar", [*sample("0", 0), *sample("1", 1)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2048] + bytes(512) + whole[2560:])  # the header of 1.jpg
+    with pytest.raises(ValueError, match="zeros in place of a header at byte 2048, and data beh"):
+        open_dataset(path)
+    path.write_bytes(whole + whole)
+    with pytest.raises(ValueError, match="if several were joined to one"):
+        open_dataset(path)
+    for padding in (0, 512, 1024):  # tar fills the last 10 KiB, and nobody has to
+        path.write_bytes(whole[: 8 * 512] + bytes(padding))
+        assert len(open_dataset(path)) == 2
+
+
+def test_links_are_counted_in_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tarfile.open(write(tmp_path / "a.tar", sample("0", 0)), "a") as archive:
+        for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+            info = tarfile.TarInfo("1.jpg")
+            info.type, info.linkname = kind, "0.jpg"
+            archive.addfile(info)
+    assert read(tmp_path) == [(b"image 0", 0)]
+    assert "a.tar: 2 links are passed over; pack the files" in caplog.text
+
+
 def test_headers_that_ask_for_much_are_refused(tmp_path: Path) -> None:
     info = tarfile.TarInfo("0.jpg")
     info.size = 2**40

@@ -1,5 +1,6 @@
 """The members of tar archives: ustar, GNU and pax headers, with bounds. Nothing is unpacked."""
 
+import logging
 import os
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -9,7 +10,11 @@ from facescale.data.recordfile import TruncatedError
 BLOCK = 512
 _MAX_EXTRA = 2**16  # bytes of a long name or of pax records
 _MAX_EXTRAS = 8  # such headers before one member
+_PADDING = 2**24  # bytes behind the end mark that are looked at; tar writes up to 1 MiB
+_LINKS = (b"1", b"2")  # hard and symbolic
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+_log = logging.getLogger(__name__)
 
 
 class Member(NamedTuple):
@@ -23,17 +28,21 @@ class Member(NamedTuple):
 def members(file: BinaryIO, where: str) -> Iterator[Member]:
     """The regular files of an archive, in their order. `where` is what errors call it.
 
+    Links are not followed, and counted in a warning.
+
     Raises:
         TruncatedError: The archive ends inside a member.
-        ValueError: It is no tar archive, a compressed or a damaged one.
+        ValueError: It is no tar archive, a compressed or a damaged one, or several in one file.
     """
-    end, offset, extras = os.fstat(file.fileno()).st_size, 0, 0
+    end, offset, extras, links = os.fstat(file.fileno()).st_size, 0, 0, 0
     name: str | None = None
     size: int | None = None
     while offset + BLOCK <= end:
         file.seek(offset)
         header = file.read(BLOCK)
         if header == bytes(BLOCK):
+            _check_padding(file, where, offset)
+            _tell_links(where, links)
             return
         _check(header, where, offset)
         kind, length = header[156:157], _number(header[124:136], where, offset)
@@ -58,9 +67,26 @@ def members(file: BinaryIO, where: str) -> Iterator[Member]:
             continue
         if kind in (b"0", b"\0"):
             yield Member(_name(header) if name is None else name, begin, length)
+        links += kind in _LINKS
         name, size, extras = None, None, 0
     if offset != end or end == 0:
         raise TruncatedError(f"{where}: {end} bytes are no whole tar archive; copy it again")
+    _tell_links(where, links)
+
+
+def _check_padding(file: BinaryIO, where: str, offset: int) -> None:
+    """Zeros alone may follow the block of zeros at `offset`; else it was a header that is lost."""
+    if file.read(_PADDING).strip(b"\0"):
+        raise ValueError(
+            f"{where}: zeros in place of a header at byte {offset}, and data behind them; copy the "
+            "archive again, or unpack it if several were joined to one"
+        )
+
+
+def _tell_links(where: str, count: int) -> None:
+    if count:
+        remedy = "pack the files themselves with tar --dereference --hard-dereference"
+        _log.warning("%s: %d links are passed over; %s", where, count, remedy)
 
 
 def _check(header: bytes, where: str, offset: int) -> None:
