@@ -72,6 +72,15 @@ def test_a_set_without_names_cannot_be_joined_by_name(two: list[Path], tmp_path:
     assert open_dataset([two[0], tmp_path / "c"], people="by_name").num_classes == 4
 
 
+@pytest.mark.parametrize("text", [b"\xef\xbb\xbfann\r\nzoe\r\n", b"ann\r\nzoe", b"ann\nzoe"])
+def test_names_may_be_written_by_any_editor(two: list[Path], tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "c").mkdir()
+    recordio_set(tmp_path / "c", [0, 0, 1], np.random.default_rng(0))
+    (tmp_path / "c" / "names.txt").write_bytes(text)
+    joined = open_dataset([two[0], tmp_path / "c"], people="by_name")
+    assert joined.class_names == ["ann", "bob", "cid", "zoe"]  # type: ignore[attr-defined]
+
+
 def test_a_damaged_image_keeps_its_place_among_all(two: list[Path]) -> None:
     joined = open_dataset(two)
     (two[1] / "dan" / "1.jpg").unlink()

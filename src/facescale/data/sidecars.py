@@ -1,5 +1,6 @@
 """Small files beside a data set: `property`, `names.txt` and `train.labels`."""
 
+import codecs
 import hashlib
 import logging
 import os
@@ -54,6 +55,8 @@ def write_property(folder: Path, num_classes: int, size: int) -> None:
 def read_names(folder: Path, num_classes: int) -> list[str] | None:
     """The names of the people by label, one on each line of `names.txt`; None without one.
 
+    A byte order mark, and carriage returns where each line has one, are no part of the names.
+
     Raises:
         ValueError: It has another number of lines than there are classes, or is too large.
     """
@@ -62,8 +65,9 @@ def read_names(folder: Path, num_classes: int) -> list[str] | None:
         return None
     require_regular(path)
     with path.open("rb") as file:
-        text = file.read(_MAX_NAMES + 1)
-    names = [os.fsdecode(line) for line in text.split(b"\n")]
+        text = file.read(_MAX_NAMES + 1).removeprefix(codecs.BOM_UTF8)
+    is_dos = text.count(b"\r\n") == text.count(b"\n")  # else a carriage return is of a name
+    names = [os.fsdecode(line) for line in text.split(b"\r\n" if is_dos else b"\n")]
     if names and not names[-1]:
         names.pop()
     if len(text) > _MAX_NAMES or len(names) != num_classes:
