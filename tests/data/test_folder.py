@@ -183,6 +183,12 @@ def test_what_makes_a_loss_meaningless_is_told(people: Path) -> None:
     assert "2 of 3 classes have no images" in empty
 
 
+def test_a_file_that_is_larger_than_any_image_is_not_read(people: Path) -> None:
+    os.truncate(people / "alice" / "x.jpg", 2**26 + 1)
+    with pytest.raises(ValueError, match=r"x\.jpg: 67108865 bytes are more than 67108864"):
+        ImageFolder(people).read(0)
+
+
 def test_what_is_no_file_is_no_image(people: Path) -> None:
     (people / "bob" / "folder.jpg").mkdir()
     os.mkfifo(people / "bob" / "pipe.jpg")  # reading it would wait for ever

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from facescale.data.found import Found, people_digest
 from facescale.data.images import Sample
+from facescale.data.sampletable import read_range
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff")
 _MAX_OUTER = 4  # folders around the people's, each the only one in its place
@@ -96,8 +97,14 @@ class ImageFolder:
         return len(self._names)
 
     def read(self, index: int) -> Sample:
-        """The file of image `index`, and its label; OSError if it cannot be read."""
-        return Sample(self._file(index).read_bytes(), int(self._labels[index]))
+        """The file of image `index`, and its label.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is larger than any image, or no regular file any more.
+        """
+        file = self._file(index)
+        return Sample(read_range(file, 0, file.stat().st_size), int(self._labels[index]))
 
     def labels(self) -> NDArray[np.int64]:
         """The label of every image; (n,)."""
