@@ -39,6 +39,7 @@ def test_every_kind_of_list_is_read(images: Path) -> None:
     }.items():
         assert read(images / name, text) == wanted, name
     assert read(images / "bom.csv", "path,label\n1.jpg,0\n", "utf-8-sig") == [(b"1.jpg", 0)]
+    assert read(images / "bom.txt", "1.jpg 0\n", "utf-8-sig") == [(b"1.jpg", 0)]
     assert read(images / "q.csv", 'path,label\n"2,3.jpg",0\n') == [(b"2,3.jpg", 0)]
     absolute = f"path,label\n{images / '1.jpg'},0\n"
     assert read(images / "abs.csv", absolute) == [(b"1.jpg", 0)]
@@ -83,6 +84,18 @@ def test_an_image_that_cannot_be_read_is_named_with_its_list(images: Path) -> No
     for index, reason in ((1, "9.jpg of .*No such file"), (2, "not a regular"), (3, "regular")):
         with pytest.raises(UnreadableRecord, match=reason):
             faces.read(index)
+
+
+@pytest.mark.parametrize("labels", ["01", "ab"])
+def test_a_list_that_is_written_anew_gives_no_wrong_label(images: Path, labels: str) -> None:
+    path = images / "a.csv"
+    first, second = labels
+    path.write_text(f"path,label\n1.jpg,{first}\n1.jpg,{second}\n")
+    faces = open_dataset(path)
+    assert [faces.read(index).label for index in (0, 1)] == [0, 1]
+    path.write_text(f"path,label\n1.jpg,{second}\n1.jpg,{first}\n")
+    with pytest.raises(UnreadableRecord, match="the list was written anew since it was opened"):
+        faces.read(0)
 
 
 def test_a_path_that_is_too_long_makes_no_long_message(images: Path) -> None:

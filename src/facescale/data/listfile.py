@@ -11,6 +11,7 @@ Paths are relative to the list. Labels are numbers from 0, or names of people, n
 order. Only where each line begins is kept in memory.
 """
 
+import codecs
 import csv
 import os
 import weakref
@@ -25,7 +26,6 @@ from numpy.typing import NDArray
 from facescale.data.folder import printable
 from facescale.data.found import Found, found_by_labels
 from facescale.data.images import Sample
-from facescale.data.recordfile import MAX_PAYLOAD
 from facescale.data.sampletable import read_range
 from facescale.data.sidecars import count_classes
 from facescale.data.unreadable import unreadable
@@ -109,8 +109,6 @@ class ListFile:
         try:
             path = self._file(index)
             size = path.stat().st_size
-            if size > MAX_PAYLOAD:
-                raise ValueError(f"{size} bytes are more than {MAX_PAYLOAD}")
             return Sample(read_range(path, 0, size), int(self._labels[index]))
         except (OSError, ValueError) as error:
             raise unreadable(self, index, error) from error
@@ -134,9 +132,12 @@ class ListFile:
 
     def _file(self, index: int) -> Path:
         line = os.pread(self._descriptor, _MAX_LINE, int(self._starts[index])).partition(b"\n")[0]
-        name, _ = self._split(_text(line))
+        name, label = self._split(_text(line))
         if "\0" in name:
             raise ValueError("the path has a zero byte")
+        number = int(self._labels[index])
+        if label != (str(number) if self.class_names is None else self.class_names[number]):
+            raise ValueError("the list was written anew since it was opened; start again")
         return self.path.parent / name
 
 
@@ -149,7 +150,7 @@ def is_list(source: str) -> bool:
 def _lines(file: BinaryIO, path: Path, start: int) -> Iterator[tuple[int, int, str]]:
     """Number, first byte and text of the lines from byte `start` on; empty ones are left out."""
     file.seek(start)
-    number = 1 if start == 0 else 2
+    number = 1 if start <= len(codecs.BOM_UTF8) else 2  # behind a header
     while line := file.readline(_MAX_LINE + 1):
         if len(line) > _MAX_LINE:
             raise ValueError(
@@ -165,14 +166,15 @@ def _lines(file: BinaryIO, path: Path, start: int) -> Iterator[tuple[int, int, s
 def _kind_of(file: BinaryIO, path: Path) -> tuple[Split, int]:
     """How lines are split, and where the first one begins that is no header."""
     first = file.readline(_MAX_LINE + 1)
-    text = _text(first).lstrip("\ufeff").strip("\r\n")
+    mark = len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0
+    text = _text(first[mark:]).strip("\r\n")
     for delimiter in (",", "\t", ";"):
         header = [name.strip().lower() for name in _cells(text, delimiter)]
         if "path" in header and "label" in header:
             return _by_columns(delimiter, header.index("path"), header.index("label")), len(first)
     if path.suffix.lower() == ".csv":
         raise ValueError(f"{path}: its first line must name the columns `path` and `label`")
-    return (_by_tabs if "\t" in text else _by_space), 0
+    return (_by_tabs if "\t" in text else _by_space), mark
 
 
 def _by_columns(delimiter: str, path: int, label: int) -> Split:
