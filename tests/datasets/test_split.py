@@ -46,6 +46,24 @@ def test_people_are_held_out(five: Path, tmp_path: Path) -> None:
     assert (tmp_path / "b" / "names.txt").read_text().split() == ["bob", "eva"]
 
 
+def test_a_set_does_not_appear_without_its_old_labels(
+    five: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(five)
+    rest, _ = split(dataset, readable_labels(dataset, five), Holdout(people=(1, 4)))
+
+    def fail(path: Path, parts: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("facescale.datasets.subset.write_whole", fail)
+        with pytest.raises(OSError, match="No space left"):
+            write_subset(rest, tmp_path / "a", 1)
+    assert not (tmp_path / "a").exists()
+    write_subset(rest, tmp_path / "a", 1)
+    assert (tmp_path / "a" / "classes.txt").read_text().split() == ["0", "3"]
+
+
 def test_images_of_each_are_held_out_under_the_same_labels(five: Path) -> None:
     dataset = open_dataset(five)
     labels = readable_labels(dataset, five)

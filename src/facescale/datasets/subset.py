@@ -130,12 +130,13 @@ def write_subset(subset: Subset, out: Path, num_threads: int, watch: Watch = unw
     try:
         for _ in watch(work.write(), work.remaining):
             pass
+        if subset.old_labels is not None:
+            labels = subset.old_labels.tolist()
+            write_whole(work.folder / CLASSES, [b"%d\n" % label for label in labels])
         for _ in watch(work.verify(), len(subset)):
             pass
     finally:
         work.close()
-    if subset.old_labels is not None:
-        write_whole(out / CLASSES, [b"%d\n" % label for label in subset.old_labels.tolist()])
 
 
 def check_is_free(out: Path) -> None:
