@@ -119,6 +119,43 @@ def test_work_goes_on_from_its_last_mark(people: Dataset, tmp_path: Path, to: st
     assert content(open_dataset(tmp_path / "set")) == content(people)
 
 
+@pytest.mark.parametrize("to", FORMATS)
+def test_work_that_ended_before_it_was_verified_goes_on(
+    people: Dataset, tmp_path: Path, to: str
+) -> None:
+    work = Conversion(people, tmp_path / "set", Options(to=to))
+    list(work.write())
+    work.close()
+    assert convert(people, tmp_path / "set", Options(to=to)).written == 10
+    assert content(open_dataset(tmp_path / "set")) == content(people)
+    assert not (tmp_path / "set" / ".entries").exists()
+
+
+def test_a_complete_set_that_has_no_name_yet_gets_it(
+    people: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="set could not be written"):
+            convert(people, tmp_path / "set")
+    assert convert(people, tmp_path / "set").complete
+    assert content(open_dataset(tmp_path / "set")) == content(people)
+    assert not (tmp_path / "set.partial").exists()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_to_a_folder_is_followed(people: Dataset, tmp_path: Path, exists: bool) -> None:
+    if exists:
+        (tmp_path / "disk" / "set").mkdir(parents=True)
+    (tmp_path / "set").symlink_to(tmp_path / "disk" / "set")
+    convert(people, tmp_path / "set")
+    assert (tmp_path / "set").is_symlink()
+    assert content(open_dataset(tmp_path / "disk" / "set")) == content(people)
+
+
 def test_our_shards_are_plain_archives_of_samples(people: Dataset, tmp_path: Path) -> None:
     convert(people, tmp_path / "set", Options(to="tar", part_size=4))
     shards = sorted((tmp_path / "set").glob("*.tar"))

@@ -14,8 +14,9 @@ from typing import Any, BinaryIO, Self
 
 from facescale.files import naming, write_whole
 
-JOURNAL = "made.json"
+JOURNAL, ENTRIES = "made.json", ".entries"
 _LOCK = ".lock"
+_WORKING = (_LOCK, ENTRIES)  # files that a complete set does not need
 _MAX_JOURNAL = 2**20
 
 Plan = dict[str, str | int | None]
@@ -57,7 +58,9 @@ class Output:
             ValueError: `OUT.partial` was begun with another plan, or another process writes to it.
             OSError: It cannot be written.
         """
-        self.out, self._plan = Path(out), plan
+        # A folder cannot take the place of a link, only that of what it leads to.
+        self.out = Path(out).resolve() if Path(out).is_symlink() else Path(out)
+        self._plan = plan
         self.progress, self._lock = Progress(), -1
         if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
             made = _read(self.out / JOURNAL, plan) if (self.out / JOURNAL).exists() else None
@@ -94,6 +97,8 @@ class Output:
                 "command that began it, or remove the folder"
             )
         self.progress = kept
+        if kept.complete:  # the process was killed before the folder got its name
+            self.finish(kept)
 
     def keep(self, progress: Progress) -> None:
         """Write down how far the work has come; files have been synced before."""
@@ -105,7 +110,8 @@ class Output:
         """Let the set appear under its name."""
         self.keep(progress)
         with naming(self.out):
-            (self.folder / _LOCK).unlink(missing_ok=True)
+            for name in _WORKING:
+                (self.folder / name).unlink(missing_ok=True)
             self.folder.rename(self.out)
         self.folder = self.out
 

@@ -17,7 +17,7 @@ from facescale.data.images import IMAGE_SIZE, Encoded, to_file
 from facescale.data.recordfile import write_index, write_record
 from facescale.data.recordio import HEADER, LABEL, MAX_CLASSES
 from facescale.data.sidecars import MAX_EXACT, write_labels, write_property
-from facescale.datasets.output import GrowingFile
+from facescale.datasets.output import ENTRIES, GrowingFile
 
 Labels = Literal["float32", "exact"]
 
@@ -31,7 +31,8 @@ _BLOCK = 2**16  # identities written at once
 class RecordWriter:
     """Writes `train.rec`, and at the end `train.idx`, for images in any order.
 
-    Where each record begins is kept in a file until then: 12 bytes an image.
+    Where each record begins is kept in a file, `ENTRIES`, 12 bytes an image: `finish` may be
+    repeated after the process was killed.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class RecordWriter:
         self._exact = num_classes > MAX_CLASSES
         mark = mark or {}
         self._records = GrowingFile(folder / "train.rec", mark.get("records", 0))
-        self._entries = GrowingFile(folder / ".entries", mark.get("entries", 0))
+        self._entries = GrowingFile(folder / ENTRIES, mark.get("entries", 0))
         if not mark:
             self._append(_pack_range(0, 0, 0))  # room for the real one, of the same length
 
@@ -84,8 +85,7 @@ class RecordWriter:
     def finish(self) -> None:
         """Write the identity records, record 0 and the index."""
         self._entries.close()
-        path = self._folder / ".entries"
-        entries = np.fromfile(path, _ENTRY)
+        entries = np.fromfile(self._folder / ENTRIES, _ENTRY)
         order = entries["label"].argsort(kind="stable")
         labels, offsets = entries["label"][order], entries["offset"][order]
         first_identity = 1 + len(entries)
@@ -102,7 +102,6 @@ class RecordWriter:
         write_index(self._folder / "train.idx", np.concatenate([[0], offsets, identities]))
         if self._exact:
             write_labels(self._folder / "train.labels", labels)
-        path.unlink()
 
     def _write_identities(self, counts: NDArray[np.int64], first: int) -> None:
         """Records without images: the range [start, stop) of each person's keys."""
@@ -146,6 +145,7 @@ def write_recordio(
         writer.finish()
     finally:
         writer.close()
+    (folder / ENTRIES).unlink()
     write_property(folder, num_classes, IMAGE_SIZE)
 
 
