@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,27 @@ def test_unusable_images_are_listed_and_passed_over_on_demand(
     assert [line.split("\t")[0][-9:] for line in listed] == ["ann/1.jpg", "bob/1.jpg"]
     assert read_set(tmp_path / "set")[1] == [(1, 3), (3, 5), (5, 9)]
     assert "2 unusable images were passed over" in capsys.readouterr().out
+
+
+def test_what_stopped_at_an_unusable_image_goes_on_past_it(people: Path, tmp_path: Path) -> None:
+    for name in ("bob/1\n.jpg", "bob/2\r.jpg"):
+        (people / name).write_bytes(b"no image")
+    source, stopping = open_dataset(people), Options(prepare=Prepare())
+    with pytest.raises(ValueError, match="on-error skip"):
+        convert(source, tmp_path / "set", stopping)
+    skipping = replace(stopping, on_error="skip")
+    assert convert(source, tmp_path / "set", skipping).written == 10
+    assert len((tmp_path / "set" / "skipped.txt").read_text().splitlines()) == 2
+
+
+def test_a_set_of_an_earlier_version_is_known_again(people: Path, tmp_path: Path) -> None:
+    source = open_dataset(people)
+    convert(source, tmp_path / "set")
+    journal = tmp_path / "set" / "made.json"
+    values = json.loads(journal.read_bytes())
+    values["plan"]["on_error"] = "stop"
+    journal.write_text(json.dumps(values))
+    assert convert(source, tmp_path / "set").written == 10
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,6 @@ class Conversion:
         self._cut_list()
         try:
             yield from self._write(writer)
-            self._keep(writer, self.progress)
             writer.finish()
         finally:
             writer.close()
@@ -188,8 +187,9 @@ class Conversion:
         self._output.keep(replace(now, mark=writer.mark()))
 
     def _list(self, item: Skipped) -> None:
+        where, reason = (" ".join(text.split()) for text in item)  # names may have line breaks
         with (self._output.folder / SKIPPED).open("a", errors="surrogateescape") as file:
-            file.write(f"{item.where}\t{item.reason}\n")
+            file.write(f"{where}\t{reason}\n")
 
     def _cut_list(self) -> None:
         """Forget what was listed after the mark."""
