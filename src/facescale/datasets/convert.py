@@ -259,6 +259,7 @@ def _plan(dataset: Dataset, options: Options) -> Plan:
     found = found_in(dataset)
     chosen = asdict(options)
     prepare = chosen.pop("prepare") or {}
-    del chosen["threads"]
+    for name in ("threads", "on_error"):  # no complete set depends on them
+        del chosen[name]
     source = {"images": found.num_images, "classes": found.num_classes, "people": found.people}
     return {**source, **chosen, **{f"image_{name}": value for name, value in prepare.items()}}

@@ -139,6 +139,7 @@ def _read(path: Path, plan: Plan) -> Progress | None:
         with path.open("rb") as file:
             values: dict[str, Any] = json.loads(file.read(_MAX_JOURNAL))
         own = values.pop("plan")
+        own.pop("on_error", None)  # of earlier versions
         progress = Progress(**values)
         numbers = [progress.read, progress.written, *progress.mark.values()]
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
