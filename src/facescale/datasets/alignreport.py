@@ -96,17 +96,14 @@ class Journal:
         """
         self._path.replace(self._done)
         parts = [self._folder / f"align-{r}-of-{self._size}.done" for r in range(self._size)]
-        turn = self._folder / ".merging"
         if not all(part.exists() for part in parts):
             return None
+        merging = parts[0].with_suffix(".merging")
         try:
-            turn.mkdir()  # one of two processes that end together
-        except FileExistsError:
+            parts[0].rename(merging)  # of two processes that end together one succeeds
+        except FileNotFoundError:
             return None
-        try:
-            return self._merge(parts, options)
-        finally:
-            turn.rmdir()
+        return self._merge([merging, *parts[1:]], options)
 
     def _merge(self, parts: list[Path], options: dict[str, Any]) -> dict[str, Any]:
         counts = Counter(dict.fromkeys((ALIGNED, SEVERAL, NONE, UNREADABLE), 0))
