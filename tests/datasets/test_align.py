@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from PIL import Image
 from facescale.cli import data_align, main
 from facescale.data.images import decode_whole
 from facescale.datasets import align as align_module
-from facescale.datasets.alignreport import read_rows
+from facescale.datasets.alignreport import Journal, read_rows
 from facescale.evaluation.alignment import TEMPLATE, align
 from facescale.evaluation.faces import open_faces, read_points
 from facescale.files import write_whole
@@ -194,6 +195,43 @@ def test_ranks_share_the_photographs_and_the_last_one_writes_the_report(
     assert 0 < counts[0] < counts[1] < 30
     assert len(rows_of(tmp_path / "faces")) == 30
     assert not list(tmp_path.glob("faces/align-*"))
+
+
+def test_a_report_that_was_cut_short_is_written_by_the_next_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "photos" / "a.png", painted((20, 20, 80)))
+
+    def die(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_merge", die)
+        patch.setattr(Path, "rmdir", die)  # as where the process is killed
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run()
+    assert run()["aligned"] == 1
+    assert list(rows_of(tmp_path / "faces")) == ["a.png"]
+    assert not list(tmp_path.glob("faces/align-*"))
+
+
+def test_links_that_lead_around_in_a_circle_are_named(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "photos" / "a" / "1.png", painted((20, 20, 80)))
+    (tmp_path / "photos" / "b").symlink_to(tmp_path / "photos" / "a")
+    assert run()["aligned"] == 2  # a link to another folder is followed
+    for name in ("up", "again"):
+        (tmp_path / "photos" / "a" / name).symlink_to(tmp_path / "photos")
+    with pytest.raises(SystemExit):
+        run()
+    assert "a/again is a link to a folder that it lies in" in capsys.readouterr().err
+
+
+def test_a_pipe_is_listed_and_not_waited_for(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "photos" / "pipe.jpg")
+    assert run()["unreadable"] == 1
+    assert "is not a regular file" in rows_of(tmp_path / "faces")["pipe.jpg"]["detail"]
 
 
 def test_photographs_that_differ_in_their_suffix_get_a_face_each(run: Run, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from facescale.datasets.photographs import Photograph, share, walk
 from facescale.detection.detector import LONGEST, Detector, Rule, choose_face, find_faces
 from facescale.evaluation.alignment import align
 from facescale.evaluation.streaming import unwatched
-from facescale.files import said_of, write_whole
+from facescale.files import require_regular, said_of, write_whole
 
 Watch = Callable[[Iterator[list[Row]], int], Iterator[list[Row]]]
 
@@ -51,6 +51,7 @@ class Aligner:
         """
         name = photograph.name
         try:
+            require_regular(root / name)
             image = decode_whole((root / name).read_bytes())
         except (OSError, ValueError) as error:
             return Row(name, UNREADABLE, detail=" ".join(said_of(error).split()))

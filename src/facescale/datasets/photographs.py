@@ -17,16 +17,29 @@ class Photograph(NamedTuple):
     output: str
 
 
-def walk(root: Path, suffix: str, folder: str = "") -> Iterator[Photograph]:
+def walk(
+    root: Path, suffix: str, folder: str = "", around: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[Photograph]:
     """The photographs below `root`, sorted within each folder; hidden files are passed over.
 
     A face is called as its photograph, with `suffix`; where two photographs of a folder differ in
     their suffix alone, both keep it: `a.jpg` and `a.png` become `a.jpg.jpg` and `a.png.jpg`.
 
+    Args:
+        root: The folder that is searched.
+        suffix: Of the faces.
+        folder: Relative to `root`, with a slash at its end; where the search is now.
+        around: Device and number of the folders that `folder` lies in.
+
     Raises:
         OSError: A folder cannot be read.
-        ValueError: The faces of two photographs would have one name.
+        ValueError: The faces of two photographs would have one name, or a link leads to a folder
+            that it lies in.
     """
+    status = os.stat(root / folder)
+    here = (status.st_dev, status.st_ino)
+    if here in around:
+        raise ValueError(f"{root / folder} is a link to a folder that it lies in; remove it")
     files, folders = [], []
     with os.scandir(root / folder) as entries:
         for entry in entries:
@@ -48,7 +61,7 @@ def walk(root: Path, suffix: str, folder: str = "") -> Iterator[Photograph]:
             )
         yield Photograph(f"{folder}{name}", f"{folder}{output}")
     for name in sorted(folders):
-        yield from walk(root, suffix, f"{folder}{name}/")
+        yield from walk(root, suffix, f"{folder}{name}/", around | {here})
 
 
 def share(photographs: Iterator[Photograph], rank: int, size: int) -> Iterator[Photograph]:
