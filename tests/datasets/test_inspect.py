@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from damage import face, records
+from damage import face, records, saved
 from facescale.cli import main
 from facescale.datasets.inspect import inspect
 from facescale.datasets.pictures import draw_contact_sheet, plot_images_per_identity
@@ -31,6 +31,13 @@ def test_images_of_each_identity_are_counted(uneven: Path) -> None:
     told = found.as_values()
     assert (told["lowest_label"], told["highest_label"]) == (0, 3)
     assert told["classes_without_images"] == 2
+
+
+def test_no_image_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facescale.datasets.walk.examine", lambda *_: pytest.fail("decoded"))
+    images = [face(0), saved(Image.new("RGB", (128, 64)), "PNG"), b"no image"]
+    found = inspect(records(tmp_path, [(image, 0) for image in images], 1))
+    assert dict(found.sizes) == {(112, 112): 1, (128, 64): 1, (0, 0): 1}
 
 
 def test_wide_counts_come_in_doubling_bins(uneven: Path) -> None:

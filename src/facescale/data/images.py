@@ -22,6 +22,9 @@ IMAGE_SIZE = 112
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 """What is read; PPM stands for PGM and PBM too."""
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff")
+"""Of the names of image files, in lower case."""
+
 MAX_PIXELS = 2**25
 """Of one image, more than an 8K frame has; decoding takes up to 450 MB."""
 
@@ -172,18 +175,35 @@ def _upright(pixels: Pixels, orientation: object) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def has_image_header(encoded: bytes) -> bool:
-    """Whether `encoded` begins like an image; a hundred times faster than to decode it."""
+def header_size(encoded: bytes) -> tuple[int, int]:
+    """Width and height that an image's header states; a hundred times faster than to decode it.
+
+    An EXIF orientation is not looked at.
+
+    Raises:
+        ValueError: No image begins here.
+    """
     if simplejpeg is not None:
         try:
-            simplejpeg.decode_jpeg_header(encoded)
+            height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
         except ValueError:
             pass
         else:
-            return True
+            return width, height
     try:
-        _open(encoded).close()
-    except Exception:  # as above
+        with _open(encoded) as image:
+            return image.size
+    except _UnreadableImage:
+        raise
+    except Exception as error:  # as above
+        raise _UnreadableImage(f"{error}" or type(error).__name__) from error
+
+
+def has_image_header(encoded: bytes) -> bool:
+    """Whether `encoded` begins like an image."""
+    try:
+        header_size(encoded)
+    except ValueError:
         return False
     return True
 

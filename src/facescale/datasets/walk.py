@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from facescale.data.dataset import Dataset
-from facescale.data.images import IMAGE_SIZE, Encoded
+from facescale.data.images import IMAGE_SIZE, Encoded, header_size
 from facescale.data.unreadable import UnreadableRecord
 from facescale.datasets.ahead import ahead
 from facescale.datasets.examine import NO_FLAW, Examined, Flaw, examine, flaw_of
@@ -151,7 +150,6 @@ def _header(encoded: Encoded) -> Examined:
     if not isinstance(encoded, bytes):
         return Examined(NO_FLAW, encoded.shape[1], encoded.shape[0])
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+        return Examined(NO_FLAW, *header_size(encoded))
     except ValueError:
-        return examine(encoded, np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))
-    return Examined(NO_FLAW, width, height)
+        return Examined(NO_FLAW)
