@@ -48,13 +48,27 @@ def test_files_and_a_flag_are_read(photos: Path, between: str) -> None:
     assert load_pair_list(path).people is None
 
 
+def test_people_may_be_called_by_numbers(photos: Path) -> None:
+    for name in ("0000045", "0000099"):
+        (photos / name).mkdir()
+        for number in (1, 2):
+            source = photos / "Ann_A" / f"Ann_A_{number:04d}.png"
+            (photos / name / f"{name}_{number:04d}.png").write_bytes(source.read_bytes())
+    path = photos / "pairs.txt"
+    path.write_text("0000045 1 2\n0000045 1 0000099 2\n")
+    assert load_pair_list(path).same.tolist() == [True, False]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("Ann_A 1", "line 1 is no pair: 'Ann_A 1'"),
-        ("a.png b.png 2", "line 1 is no pair"),
+        ("Ann_A 1", "line 1: 'Ann_A 1' is neither"),
+        ("a.png b.png 2", "line 1: 'a.png b.png 2' is neither"),
+        ("a.png,b.png,1\na.png,b.png,2", "line 2: 'a.png,b.png,2' is neither"),
+        ('"a.png,b.png,1', "line 1: unexpected end of data"),
         ("Ann_A 1 9", "there is no .*Ann_A_0009.jpg; name the folder by --images"),
-        ("10 300", "has no pair"),
+        ("10 300", "holds no pairs"),
+        ("1 2\nAnn_A 1 2\n", "holds 1 pairs, but its first line says 4; fetch it again"),
     ],
 )
 def test_a_wrong_line_is_named(photos: Path, line: str, message: str) -> None:
@@ -65,6 +79,7 @@ def test_a_wrong_line_is_named(photos: Path, line: str, message: str) -> None:
 
 def test_a_photograph_that_is_not_aligned_is_refused(photos: Path) -> None:
     Image.new("RGB", (250, 250)).save(photos / "Ann_A" / "Ann_A_0001.png")
-    (photos / "pairs.txt").write_text("Ann_A 1 2")
-    with pytest.raises(ValueError, match="has 250 x 250 pixels, so it is not an aligned face"):
-        load_pair_list(photos / "pairs.txt")
+    for line in ("Ann_A 1 2", "Ann_A 2 1"):
+        (photos / "pairs.txt").write_text(line)
+        with pytest.raises(ValueError, match="has 250 x 250 pixels, so it is not an aligned face"):
+            load_pair_list(photos / "pairs.txt")

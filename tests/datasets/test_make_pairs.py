@@ -15,7 +15,7 @@ from facescale.cli import main
 from facescale.data.folder import ImageFolder
 from facescale.data.pairs import load_pairs
 from facescale.datasets.drawpairs import draw_pairs
-from facescale.datasets.pairlists import Images, read_pairs_txt
+from facescale.data.pairlist import Images, load_pair_list, read_pair_list
 from records import jpeg
 from shared_data import shared_data
 
@@ -64,7 +64,7 @@ def test_lfws_list_in_both_forms_of_a_line(
     assert ours.same.tolist() == same
     assert output.stat().st_size < 3 * len(ada1) + 3000  # an image in two pairs is stored once
     (tmp_path / "spaces.txt").write_text("Bo 3 3\n")
-    assert read_pairs_txt(tmp_path / "spaces.txt", tmp_path / "lfw")[0].same
+    assert read_pair_list(tmp_path / "spaces.txt", tmp_path / "lfw")[0].same
 
 
 @pytest.mark.parametrize(
@@ -215,6 +215,8 @@ def test_a_set_goes_to_images_and_back(tmp_path: Path, capsys: pytest.CaptureFix
     assert "3 images, and 3 pairs" in capsys.readouterr().out
     main(["data", "pairs", str(tmp_path / "out" / "pairs.csv"), str(tmp_path / "new.bin")])
     assert as_arcface_torch_reads(tmp_path / "new.bin") == ([made[i] for i in places], content[1])
+    listed = load_pair_list(tmp_path / "out" / "pairs.csv")  # as `facescale verify` takes it
+    assert (list(listed.images), listed.same.tolist()) == ([made[i] for i in places], content[1])
     with pytest.raises(SystemExit):
         main(["data", "pairs", str(tmp_path / "old.bin"), str(tmp_path / "out"), "--extract"])
     assert "is not an empty folder" in capsys.readouterr().err

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facescale.data.found import Found, people_digest
-from facescale.data.images import Sample
+from facescale.data.images import IMAGE_SUFFIXES, Sample
 from facescale.data.sampletable import read_range
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff")
 _MAX_OUTER = 4  # folders around the people's, each the only one in its place
 
 _log = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ class ImageFolder:
     def _images(self, person: str, found: "_Listing") -> list[str]:
         if not found.images:
             raise ValueError(
-                f"{printable(self.path / person)} has no images ({' '.join(_SUFFIXES)}); "
+                f"{printable(self.path / person)} has no images ({' '.join(IMAGE_SUFFIXES)}); "
                 "remove it, or put the person's images directly into it"
             )
         return found.images
@@ -143,7 +142,7 @@ def _list(folder: Path) -> _Listing:
                 )
             if entry.is_dir():
                 folders.append(entry.name)
-            elif entry.name.lower().endswith(_SUFFIXES) and entry.is_file():
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.is_file():
                 images.append(entry.name)
     return _Listing(sorted(images), sorted(folders))
 

@@ -169,7 +169,7 @@ def _kind_of(file: BinaryIO, path: Path) -> tuple[Split, int]:
     mark = len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0
     text = _text(first[mark:]).strip("\r\n")
     for delimiter in (",", "\t", ";"):
-        header = [name.strip().lower() for name in _cells(text, delimiter)]
+        header = [name.strip().lower() for name in cells(text, delimiter)]
         if "path" in header and "label" in header:
             return _by_columns(delimiter, header.index("path"), header.index("label")), len(first)
     if path.suffix.lower() == ".csv":
@@ -179,15 +179,16 @@ def _kind_of(file: BinaryIO, path: Path) -> tuple[Split, int]:
 
 def _by_columns(delimiter: str, path: int, label: int) -> Split:
     def split(line: str) -> tuple[str, str]:
-        cells = _cells(line, delimiter)
-        if len(cells) <= max(path, label):
-            raise ValueError(f"{len(cells)} columns are fewer than the header has")
-        return _checked(cells[path], cells[label])
+        values = cells(line, delimiter)
+        if len(values) <= max(path, label):
+            raise ValueError(f"{len(values)} columns are fewer than the header has")
+        return _checked(values[path], values[label])
 
     return split
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
+def cells(line: str, delimiter: str) -> list[str]:
+    """The values of a line of CSV; ValueError where its quotes do not close."""
     if '"' not in line:
         return line.split(delimiter)
     try:

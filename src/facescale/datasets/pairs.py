@@ -12,9 +12,11 @@ import numpy as np
 from facescale.data.dataset import open_dataset
 from facescale.data.images import IMAGE_SIZE, Encoded, decode, decode_whole, to_file
 from facescale.data.labels import labels_of
+from facescale.data.pairlist import SUFFIXES, Pair, read_pair_list
 from facescale.data.pairs import PairSet
+from facescale.datasets.cfp import find_cfp, read_cfp
 from facescale.datasets.drawpairs import draw_pairs
-from facescale.datasets.pairlists import Pair, find_cfp, read_cfp, read_csv, read_pairs_txt
+from facescale.datasets.parts import suffix_of
 from facescale.files import write_whole
 
 _HEADING = ("first", "second", "same")
@@ -22,7 +24,7 @@ _HEADING = ("first", "second", "same")
 
 def is_list(source: Path) -> bool:
     """Whether `source` is a list of pairs or a protocol, not a data set to draw from."""
-    return source.suffix.lower() in (".txt", ".csv") or find_cfp(source) is not None
+    return source.suffix.lower() in SUFFIXES or find_cfp(source) is not None
 
 
 def read_list(source: Path, images: Path | None, protocol: Literal["FP", "FF"]) -> list[Pair]:
@@ -37,11 +39,7 @@ def read_list(source: Path, images: Path | None, protocol: Literal["FP", "FF"]) 
     cfp = find_cfp(source) if source.is_dir() else None
     if cfp is not None:
         return read_cfp(cfp, images, protocol)
-    read = read_csv if source.suffix.lower() == ".csv" else read_pairs_txt
-    pairs = read(source, source.parent if images is None else images)
-    if not pairs:
-        raise ValueError(f"{source} holds no pairs")
-    return pairs
+    return read_pair_list(source, source.parent if images is None else images)
 
 
 def without_missing(pairs: Sequence[Pair], leave_out: bool) -> list[Pair]:
@@ -128,7 +126,7 @@ def extract_pairs(pairs: PairSet, folder: Path) -> int:
     names = []
     for number, index in enumerate(first):
         content = to_file(pairs.images[index])
-        names.append(f"images/{number:06}{_suffix(content)}")
+        names.append(f"images/{number:06}.{suffix_of(content)}")
         write_whole(folder / names[-1], [content])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -137,14 +135,3 @@ def extract_pairs(pairs: PairSet, folder: Path) -> int:
         writer.writerow([names[one], names[two], int(same)])
     write_whole(folder / "pairs.csv", [os.fsencode(text.getvalue())])
     return len(names)
-
-
-def _suffix(content: bytes) -> str:
-    begins = {
-        b"\x89PNG": ".png",
-        b"RIFF": ".webp",
-        b"BM": ".bmp",
-        b"II*\0": ".tif",
-        b"MM\0*": ".tif",
-    }
-    return next((name for magic, name in begins.items() if content.startswith(magic)), ".jpg")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from facescale.evaluation.faces import SUFFIXES
+from facescale.data.images import IMAGE_SUFFIXES
 
 
 class Photograph(NamedTuple):
@@ -47,7 +47,7 @@ def walk(
                 continue
             if entry.is_dir():
                 folders.append(entry.name)
-            elif entry.name.lower().endswith(SUFFIXES):
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                 files.append(entry.name)
     stems = Counter(os.path.splitext(name)[0] for name in files)
     taken: dict[str, str] = {}

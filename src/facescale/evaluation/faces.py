@@ -8,11 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facescale.data.dataset import Dataset, open_dataset
-from facescale.data.images import IMAGE_SIZE, Pixels, Sample, decode, decode_whole
+from facescale.data.images import (
+    IMAGE_SIZE,
+    IMAGE_SUFFIXES,
+    Pixels,
+    Sample,
+    decode,
+    decode_whole,
+)
 from facescale.evaluation.alignment import align
 
 Points = Mapping[str, NDArray[np.float32]]
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff")
 
 
 class Photographs:
@@ -105,11 +111,11 @@ def open_faces(source: Path | str, points: Points | None = None, stretch: bool =
         ValueError: Neither of them.
     """
     path = Path(source)
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         return Faces(Photographs([path]), points, stretch)
     if path.is_dir():
         entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-        files = sorted(entry for entry in entries if entry.suffix.lower() in SUFFIXES)
+        files = sorted(entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES)
         if files and not any(entry.is_dir() for entry in entries):
             return Faces(Photographs(files), points, stretch)
     return Faces(open_dataset(source), points, stretch)
