@@ -105,6 +105,15 @@ def test_labels_out_of_range_are_told(tmp_path: Path) -> None:
     assert report.reason(3) == "label 3, but there are 3 classes"
 
 
+def test_a_copy_without_a_valid_label_costs_no_good_record(tmp_path: Path) -> None:
+    records(tmp_path, [(face(0), 0), (face(1), 1), (face(0), 2)], 3)
+    (tmp_path / "property").write_text("2,112,112\n")
+    report = check(tmp_path)
+    assert report.bad.tolist() == report.records_with(Flaw.LABEL).tolist() == [2]
+    repair(report, tmp_path / "clean")
+    assert len(RecordIO(tmp_path / "clean")) == 2
+
+
 @pytest.fixture
 def ten(tmp_path: Path) -> Path:
     return records(tmp_path / "ten", [(face(i), i // 2) for i in range(10)], 5)

@@ -182,10 +182,12 @@ def mark_copies_(walked: Walked, dataset: Dataset) -> None:
     """Flag images that occur more than once, by the digests of their files.
 
     Of copies under one identity all but the first are flagged; under several identities all are,
-    since nothing tells whose face it is. Digests have 64 bits: in a set of 50 million images two
-    different ones are taken for copies with a probability of 7e-5.
+    since nothing tells whose face it is. Images without a valid label are no copies. Digests have
+    64 bits: in a set of 50 million images two different ones are taken for copies with a
+    probability of 7e-5.
     """
-    readable = np.flatnonzero((walked.flaws & np.uint16(int(NO_IMAGE))) == 0)
+    has_image = (walked.flaws & np.uint16(int(NO_IMAGE))) == 0
+    readable = np.flatnonzero(has_image & (walked.labels >= 0))
     if len(readable) < 2:
         return
     # within a group of copies by label, and then by index
