@@ -1,5 +1,6 @@
 """People of a test set, outliers and near copies are found, and taken out."""
 
+import io
 import json
 from pathlib import Path
 
@@ -50,6 +51,18 @@ def test_embeddings_are_kept_in_a_file(embedded: Embedded, tmp_path: Path) -> No
     assert lengths[40] == 0  # a class without images
     with pytest.raises(ValueError, match="not finite"):
         keep_embeddings([torch.full((2, 4), torch.nan)], np.zeros(2, np.int64), 1, tmp_path)
+
+
+def test_a_full_disk_is_an_error_with_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("facescale.datasets.likeness.TemporaryFile", lambda dir: Full())
+    with pytest.raises(OSError, match=f"{tmp_path} could not be written: No space left"):
+        keep_embeddings([torch.ones(2, 4)], np.zeros(2, np.int64), 1, tmp_path)
 
 
 def test_an_image_of_another_person_is_an_outlier(embedded: Embedded) -> None:
@@ -145,9 +158,9 @@ def test_faces_are_compared_by_a_model(
     options = ("--model", str(model), "--backbone", "mbf", "--device", "cpu")
     report = tmp_path / "report.json"
     near = (*options, "--near", "0.99999", "--drop", "near", "--report", str(report))
-    text = said(capsys, str(three), str(tmp_path / "out"), *near)
+    text = said(capsys, str(three), str(tmp_path / "new" / "out"), *near)
     assert "1 images are nearly the same as an earlier one of their person" in text
-    assert len(open_dataset(tmp_path / "out")) == 7
+    assert len(open_dataset(tmp_path / "new" / "out")) == 7
     assert json.loads(report.read_text())["near"][0]["where"].endswith("record 8")
     alike = (*options, "--without", str(tmp_path / "test.bin"), "--similarity", "-1")
     assert "3 people are like one in a test set" in said(capsys, str(three), *alike)

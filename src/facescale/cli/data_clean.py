@@ -127,7 +127,7 @@ def _compare(found: "Cleaning", chosen: argparse.Namespace) -> None:
     from facescale.datasets import clean
     from facescale.distributed import processes
 
-    folder = Path(chosen.out or ".").absolute().parent
+    folder = Path() if chosen.out is None else Path(chosen.out).parent
     with processes(chosen.device) as device:
         embed = partial(
             clean.embed,

@@ -170,8 +170,9 @@ def embed(
 ) -> Embedded:
     """Embed all images of a data set, with their numbers kept in a file in `folder`.
 
-    Arguments as of `embed_stream` and `keep_embeddings`.
+    Arguments as of `embed_stream` and `keep_embeddings`; `folder` is made if need be.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     faces = Faces(dataset, stretch=True)
     batches = embed_stream(network, faces.decode_range, 0, len(dataset), batch_size, device, flip)
     return keep_embeddings(watch(batches, len(dataset)), labels, dataset.num_classes, folder)

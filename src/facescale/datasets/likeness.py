@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from facescale.files import naming
+
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
@@ -70,24 +72,23 @@ def keep_embeddings(
         ValueError: An embedding is not finite: the model is damaged.
         OSError: The disk is full.
     """
-    count, start = len(labels), 0
-    rows: NDArray[np.float16] | None = None
-    sums = np.zeros((0, 0), np.float32)
-    for batch in batches:
-        block = unit(batch.cpu().numpy().astype(np.float32))
-        if not np.isfinite(block).all():
-            raise ValueError("the model gives embeddings that are not finite numbers")
-        if rows is None:
-            with TemporaryFile(dir=folder) as file:
-                file.truncate(2 * count * block.shape[1])
-                rows = np.memmap(file, np.float16, "r+", shape=(count, block.shape[1]))
-            sums = np.zeros((num_classes, block.shape[1]), np.float32)
-        stop = min(start + len(block), count)
-        rows[start:stop] = block
-        np.add.at(sums, labels[start:stop], block)
-        start = stop
-    if rows is None or start < count:
-        raise ValueError(f"{start} embeddings for {count} images")
+    start, sums = 0, np.zeros((num_classes, 0), np.float32)
+    with TemporaryFile(dir=folder) as file:
+        for batch in batches:
+            block = unit(batch.cpu().numpy().astype(np.float32))
+            if not np.isfinite(block).all():
+                raise ValueError("the model gives embeddings that are not finite numbers")
+            if start == 0:
+                sums = np.zeros((num_classes, block.shape[1]), np.float32)
+            with naming(folder):  # not through a map, where a full disk ends the process (SIGBUS)
+                file.write(block.astype(np.float16).tobytes())
+            np.add.at(sums, labels[start : start + len(block)], block)
+            start += len(block)
+        if start != len(labels):
+            raise ValueError(f"{start} embeddings for {len(labels)} images")
+        with naming(folder):
+            file.flush()
+        rows = np.memmap(file, np.float16, "r", shape=(start, sums.shape[1]))
     return Embedded(rows, labels, sums)
 
 
