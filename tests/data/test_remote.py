@@ -1,5 +1,6 @@
 """Shards on a server of this machine that behaves well, or badly."""
 
+import os
 import re
 import threading
 import time
@@ -145,6 +146,16 @@ def test_a_cache_that_is_too_small_for_all_shards_is_kept_small(
         path.unlink()
     with pytest.raises(OSError, match="raise FACESCALE_CACHE_GIB"):
         images(server)
+
+
+def test_what_a_killed_process_copied_in_part_is_removed(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    for name, age_s in (("old.1.1.copy", 86_400), ("new.1.1.copy", 1)):
+        (tmp_path / "cache" / name).write_bytes(b"half a shard")
+        then = time.time() - age_s
+        os.utime(tmp_path / "cache" / name, (then, then))
+    assert images(server) == WANTED
+    assert [path.name for path in (tmp_path / "cache").glob("*.copy")] == ["new.1.1.copy"]
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "less", "long", "short"])

@@ -29,6 +29,8 @@ WAIT_S = 0.5  # before the second try; then twice as long
 SILENCE_S = 60.0  # without a byte, after which a server is given up
 
 _URL = re.compile(rf"({'|'.join(PROTOCOLS)})://\S+")
+_PARTIAL = ".copy"  # suffix of a file that is being copied
+_DEAD_S = 10 * SILENCE_S  # after which nobody copies it any more: its process was killed
 _ASKED = 16  # servers' answers that are waited for at once
 _MAX_MESSAGE = 300
 _NOT_FOUND = 404  # fsspec says of every other status too that there is no file
@@ -163,12 +165,15 @@ class _Cache:
     def _make_room(self, size: int) -> None:
         with self._lock:
             kept = []
-            for path in self._folder.glob("*.part"):
+            for path in self._folder.iterdir():
                 try:
                     status = path.stat()
                 except FileNotFoundError:  # another process has removed it
                     continue
-                kept.append((status.st_mtime_ns, status.st_size, path))
+                if path.suffix == ".part":
+                    kept.append((status.st_mtime_ns, status.st_size, path))
+                elif path.suffix == _PARTIAL and time.time() - status.st_mtime > _DEAD_S:
+                    path.unlink(missing_ok=True)
             total = size + sum(length for _, length, _ in kept)
             for _, length, path in sorted(kept):
                 if total <= self._limit:
@@ -189,9 +194,9 @@ def _locked(path: Path) -> Iterator[None]:
 def _copy(url: str, path: Path, size: int) -> None:
     """Copy a file of a known size; it appears whole or not at all."""
     system, name = _system(url)
-    partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.{threading.get_ident()}{_PARTIAL}")
     try:
-        with partial.open("xb") as file:
+        with partial.open("wb") as file:
             system.get_file(name, _Bounded(file, size))
             file.flush()
         got = partial.stat().st_size
