@@ -21,7 +21,7 @@ class Joined:
     Attributes:
         datasets: The sets.
         num_classes: Number of people of all sets.
-        class_names: The people by label; None where they are apart and a set has no names.
+        class_names: The people by label; None where they are apart.
     """
 
     def __init__(self, datasets: Sequence[Any], people: People = "apart") -> None:
