@@ -304,13 +304,16 @@ def test_labels_with_large_gaps_are_refused_unless_property_says_so(tmp_path: Pa
 
 
 def test_what_was_found_counts_empty_classes_and_tells_orders_apart(
-    small: Path, tmp_path: Path
+    small: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = RecordIO(small).found()
     assert str(found) == "5 images of 3 people, 1 of them without images"
     (small / "property").write_text("7,112,112")
     assert RecordIO(small).found().num_empty == 5
     others = {found.people, RecordIO(small).found().people}
+    (small / "property").write_text("2,112,112\n")
+    assert RecordIO(small).found().num_empty == 1
+    assert "3 images have labels beyond the 2 classes that property states" in caplog.text
     for number, labels in enumerate(((0, 0, 0, 2, 2), (0, 1, 1, 2, 2), (0, 1, 2, 2, 2))):
         folder = tmp_path / str(number)
         write_recordio(folder, [(file_of("x"), label) for label in labels], 3)

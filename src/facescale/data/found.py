@@ -1,12 +1,15 @@
 """What opening a data set found: how many people and images, and a digest of who they are."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
@@ -60,9 +63,21 @@ def found_by_labels(
 ) -> Found:
     """Of a set whose labels (n,) are known; those out of [0, `num_classes`) do not count."""
     known = labels[(labels >= 0) & (labels < num_classes)]
+    warn_beyond(int((labels >= num_classes).sum()), num_classes)
     counts = np.bincount(known, minlength=num_classes)
     num_empty = num_classes - int(np.count_nonzero(counts))
     return Found(len(labels), num_classes, num_empty, people_digest(num_classes, counts, names))
+
+
+def warn_beyond(count: int, num_classes: int) -> None:
+    """Say that `count` images have a label that is no class, at which a run would stop."""
+    if count:
+        _log.warning(
+            "%d images have labels beyond the %d classes that property states; correct it, or "
+            "delete it to have the classes counted",
+            count,
+            num_classes,
+        )
 
 
 def people_digest(

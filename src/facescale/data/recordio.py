@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facescale.data.found import Found, digest, people_digest
+from facescale.data.found import Found, digest, people_digest, warn_beyond
 from facescale.data.images import Sample
 from facescale.data.indexcache import Index, IndexCache
 from facescale.data.recordfile import Keys, RecordFile, TruncatedError, read_index, write_index
@@ -126,7 +126,8 @@ class RecordIO:
         counts = self._images_per_class()
         num_empty = self._num_empty
         if counts is not None:
-            num_empty = max(0, self.num_classes - int(np.count_nonzero(counts)))
+            num_empty = self.num_classes - int(np.count_nonzero(counts[: self.num_classes]))
+            warn_beyond(int(counts[self.num_classes :].sum()), self.num_classes)
         if counts is None and self.class_names is None:
             people = digest([b"%d" % self.num_classes, np.ascontiguousarray(self._offsets)])
         else:
