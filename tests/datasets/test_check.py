@@ -114,6 +114,15 @@ def test_a_copy_without_a_valid_label_costs_no_good_record(tmp_path: Path) -> No
     assert len(RecordIO(tmp_path / "clean")) == 2
 
 
+def test_a_jpeg_of_a_thousand_scans_is_not_decoded(tmp_path: Path) -> None:
+    large = face(0, 2000, progressive=True)
+    scan = large[large.rindex(b"\xff\xda") : -2]
+    records(tmp_path, [(large[:-2] + scan[:20] * 1000 + large[-2:], 0)], 1)
+    report = check(tmp_path)
+    assert report.records_with(Flaw.BROKEN).tolist() == [0]
+    assert "too many scans for 2000 x 2000 pixels" in report.reason(0)
+
+
 @pytest.fixture
 def ten(tmp_path: Path) -> Path:
     return records(tmp_path / "ten", [(face(i), i // 2) for i in range(10)], 5)

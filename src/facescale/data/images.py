@@ -86,7 +86,7 @@ def _decode_file(encoded: bytes, pixels: Pixels) -> Pixels:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
     except ValueError:
         return _decode_by_pillow(encoded)
-    _check_size(encoded, width, height)
+    check_size(encoded, width, height)
     if colours == "CMYK":  # comes in two conventions, which Pillow tells apart
         return _decode_by_pillow(encoded)
     orientation = jpeg_orientation(encoded)
@@ -106,7 +106,7 @@ def _say_once() -> None:
 def _decode_by_pillow(encoded: bytes) -> Pixels:
     try:
         with _open(encoded) as image:
-            _check_size(encoded, *image.size)
+            check_size(encoded, *image.size)
             pixels = _to_rgb(image)
             return _upright(pixels, image.getexif().get(ExifTags.Base.Orientation, 1))
     except _UnreadableImage:
@@ -130,7 +130,8 @@ def _open(encoded: bytes) -> Image.Image:
         raise _UnreadableImage(f"more than {MAX_PIXELS} pixels") from error
 
 
-def _check_size(encoded: bytes, width: int, height: int) -> None:
+def check_size(encoded: bytes, width: int, height: int) -> None:
+    """Raise ValueError where an image file of this size would take too much to decode."""
     if width * height > MAX_PIXELS:
         raise _UnreadableImage(f"{width} x {height} is more than {MAX_PIXELS} pixels")
     # A few bytes of a progressive JPEG can be a pass over all pixels.

@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from facescale.data.images import FORMATS, MAX_PIXELS, Encoded, Pixels, decode_whole
+from facescale.data.images import FORMATS, Encoded, Pixels, check_size, decode_whole
 from facescale.data.recordfile import FramingError, TruncatedError
 
 
@@ -90,10 +90,10 @@ def examine(encoded: Encoded, buffer: Pixels) -> Examined:
     if colours in ("Gray", "CMYK"):
         flaws |= Flaw.DEPTH
         reasons.append({"Gray": "one channel, grey", "CMYK": "four channels, CMYK"}[colours])
-    if width * height > MAX_PIXELS:  # refused before it is decoded
-        flaws |= Flaw.BROKEN
-        reasons.append(f"more than {MAX_PIXELS} pixels")
-        return Examined(flaws, width, height, tuple(reasons))
+    try:
+        check_size(encoded, width, height)
+    except ValueError as error:
+        return Examined(flaws | Flaw.BROKEN, width, height, (*reasons, str(error)))
     fits = (height, width) == buffer.shape[:2]
     try:
         if colours == "CMYK":
