@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import shutil
 import struct
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -363,6 +364,17 @@ def test_a_wrong_property_file_is_refused(small: Path, text: str) -> None:
     (small / "property").write_text(text)
     with pytest.raises(ValueError, match=r"property begins with '.*', not with the number of"):
         RecordIO(small)
+
+
+def test_names_of_others_are_counted_before_they_take_memory(small: Path) -> None:
+    (small / "names.txt").write_text("ab\n" * 1_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="names 1000000 people, but the set has 3 classes"):
+            RecordIO(small)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_more_classes_than_float32_can_tell_apart_are_refused(small: Path) -> None:

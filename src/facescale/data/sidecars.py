@@ -66,16 +66,15 @@ def read_names(folder: Path, num_classes: int) -> list[str] | None:
     require_regular(path)
     with path.open("rb") as file:
         text = file.read(_MAX_NAMES + 1).removeprefix(codecs.BOM_UTF8)
-    is_dos = text.count(b"\r\n") == text.count(b"\n")  # else a carriage return is of a name
-    names = [os.fsdecode(line) for line in text.split(b"\r\n" if is_dos else b"\n")]
-    if names and not names[-1]:
-        names.pop()
-    if len(text) > _MAX_NAMES or len(names) != num_classes:
+    breaks = text.count(b"\n")
+    lines = breaks + (text[-1:] not in (b"", b"\n"))
+    if len(text) > _MAX_NAMES or lines != num_classes:  # before each is an object
         raise ValueError(
-            f"{path} names {len(names)} people, but the set has {num_classes} classes; give each "
-            "class a line, or move the file aside"
+            f"{path} names {lines} people, but the set has {num_classes} classes; give each class "
+            "a line, or move the file aside"
         )
-    return names
+    is_dos = text.count(b"\r\n") == breaks  # else a carriage return is of a name
+    return [os.fsdecode(line) for line in text.split(b"\r\n" if is_dos else b"\n")[:lines]]
 
 
 def write_names(folder: Path, names: Sequence[str]) -> None:
