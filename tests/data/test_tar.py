@@ -11,6 +11,7 @@ from facescale.data.dataset import open_dataset
 from facescale.data.recordfile import TruncatedError
 from facescale.data.tar import TarShards, expand
 from facescale.data.tarfiles import members
+from facescale.data.unreadable import UnreadableRecord
 
 Files = list[tuple[str, bytes]]
 
@@ -137,6 +138,15 @@ def test_samples_behind_zeros_are_not_lost_without_a_word(tmp_path: Path) -> Non
     for padding in (0, 512, 1024):  # tar fills the last 10 KiB, and nobody has to
         path.write_bytes(whole[: 8 * 512] + bytes(padding))
         assert len(open_dataset(path)) == 2
+
+
+def test_an_archive_that_is_written_anew_gives_no_wrong_label(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tar", [*sample("0", 0), *sample("long", 1)])
+    faces = open_dataset(path)
+    write(path, [*sample("long", 1), *sample("0", 0)])
+    for index in range(2):
+        with pytest.raises(UnreadableRecord, match="archive was written anew since it was opened"):
+            faces.read(index)
 
 
 def test_links_are_counted_in_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,7 @@ from facescale.data.sampletable import (
     read_range,
 )
 from facescale.data.sidecars import count_classes, read_names, read_property
-from facescale.data.tarfiles import Member, members
+from facescale.data.tarfiles import BLOCK, Member, members, states_size
 from facescale.data.unreadable import unreadable
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")
@@ -127,7 +127,10 @@ class TarShards:
         """The image file of sample `index` and its label; UnreadableRecord if it cannot be read."""
         part, offset, size, label = self._table[index].item()
         try:
-            return Sample(self._files.read(part, offset, size), label)
+            data = self._files.read(part, offset - BLOCK, BLOCK + size)
+            if not states_size(data[:BLOCK], size):
+                raise ValueError("the archive was written anew since it was opened; start again")
+            return Sample(data[BLOCK:], label)
         except (OSError, ValueError) as error:
             raise unreadable(self, index, error) from error
 
@@ -200,7 +203,7 @@ def _scan(files: Files) -> Iterator[tuple[int, int, int, int]]:
                 image = next((parts[kind] for kind in IMAGES if kind in parts), None)
                 if image is None:
                     raise ValueError(f"{where} has no image ({' '.join(IMAGES)})")
-                if image.size > MAX_PAYLOAD:
+                if image.size > MAX_PAYLOAD - BLOCK:
                     raise ValueError(f"{where} has an image of {image.size} bytes")
                 yield number, image.offset, image.size, _label(file, parts, where)
 

@@ -89,6 +89,14 @@ def _tell_links(where: str, count: int) -> None:
         _log.warning("%s: %d links are passed over; %s", where, count, remedy)
 
 
+def states_size(header: bytes, size: int) -> bool:
+    """Whether a block is the header of a member of `size` bytes, as far as its length tells."""
+    try:
+        return _number(header[124:136], "", 0) == size
+    except ValueError:
+        return False
+
+
 def _check(header: bytes, where: str, offset: int) -> None:
     """The checksum of a header: the sum of its bytes, with spaces in place of itself."""
     stated = header[148:156].strip(b" \0")
