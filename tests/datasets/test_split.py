@@ -1,6 +1,7 @@
 """People or images are held out; sets are put together; labels and names go along."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,13 @@ def test_the_command_splits(five: Path, tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"{a}: 5 images of 2 people; names.txt, classes.txt"
     assert said[1] == f"{b}: 5 images of 2 people; names.txt, classes.txt"
+    shutil.rmtree(b)  # as where the command was killed between the two
+    again = ("split", str(five), a, b, "--list", str(tmp_path / "people.txt"))
+    main(["data", *again])
+    assert capsys.readouterr().out.splitlines() == said
+    assert "exists already" in refused(capsys, *again)
+    shutil.rmtree(b)
+    assert "a exists already" in refused(capsys, "split", str(five), a, b, "--people", "1")
     c, d = str(tmp_path / "c"), str(tmp_path / "d")
     main(["data", "split", str(five), c, d, "--fraction", "0.5", "--seed", "2", "--json"])
     assert json.loads(capsys.readouterr().out)["people_held_out"] == 2

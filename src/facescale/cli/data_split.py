@@ -48,11 +48,13 @@ def run(chosen: argparse.Namespace) -> None:
     if Path(chosen.rest) == Path(chosen.held_out):
         raise ValueError(f"{chosen.rest} cannot hold both sets; give two folders")
     from facescale.data.dataset import open_dataset
+    from facescale.datasets.output import JOURNAL
     from facescale.datasets.split import Holdout, split
     from facescale.datasets.subset import check_is_free, readable_labels
 
-    for out in (chosen.rest, chosen.held_out):
-        check_is_free(Path(out))
+    if not Path(chosen.rest, JOURNAL).exists():  # else the command may have been killed behind it
+        check_is_free(Path(chosen.rest))
+    check_is_free(Path(chosen.held_out))
     dataset = open_dataset(chosen.source)
     labels = readable_labels(dataset, chosen.source)
     holdout = Holdout(_people(chosen, dataset, labels), chosen.images or 0, chosen.seed)
