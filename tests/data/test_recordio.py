@@ -210,7 +210,7 @@ def test_a_truncated_file_is_refused_with_and_without_index(small: Path) -> None
         ("0\t0\n1\t40\n2\t99999\n", "record 2 at byte 99999 is outside train.rec, which has"),
         ("0\t0\n1\t-8\n", "record 1 at byte -8 is outside train.rec"),
         ("0\t0\n1 and 40\n", "could not be read|not every line is a key and a byte offset"),
-        ("0\t0\n1\n", "cannot reshape|not every line is a key and a byte offset"),
+        ("0\t0\n1\n", "not every line is a key and a byte offset"),
         ("0\t0\n1\t40\n1\t80\n", "key 1 occurs twice"),
         ("", "no lines"),
         ("0\t0\n1\t40\n2\t80\n", "images end before record 6, but here they end before 3"),

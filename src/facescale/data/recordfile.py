@@ -188,9 +188,10 @@ def read_index(path: Path) -> tuple[Keys, NDArray[np.int64]]:
     require_regular(path)
     with path.open("rb") as file:
         while text := file.read(_CHUNK) + file.readline(_MAX_LINE):
-            pairs = np.fromstring(text, np.int64, sep=" ").reshape(-1, 2)
-            if len(pairs) != text.count(b"\n") + (not text.endswith(b"\n")):
+            numbers = np.fromstring(text, np.int64, sep=" ")
+            if len(numbers) != 2 * (text.count(b"\n") + (not text.endswith(b"\n"))):
                 raise ValueError("not every line is a key and a byte offset")
+            pairs = numbers.reshape(-1, 2)
             counts = bool((pairs[:, 0] == np.arange(count, count + len(pairs))).all())
             keys.append(range(count, count + len(pairs)) if counts else pairs[:, 0].copy())
             count += len(pairs)
