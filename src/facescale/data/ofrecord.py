@@ -20,12 +20,10 @@ from facescale.data.images import Sample
 from facescale.data.recordfile import MAX_PAYLOAD, TruncatedError
 from facescale.data.sampletable import (
     NO_LABEL,
-    Table,
-    TableCache,
     facts_of,
     labels_in,
-    make_table,
     read_range,
+    table_of,
 )
 from facescale.data.sidecars import count_classes, read_names, read_property
 from facescale.data.unreadable import unreadable
@@ -58,11 +56,7 @@ class OFRecord:
         self.path = Path(path)
         folder = self.path if self.path.is_dir() else self.path.parent
         self._parts = parts_in(self.path)
-        cache = TableCache(folder, facts_of(self._parts))
-        self._table = cache.load()
-        if self._table is None:
-            self._table = make_table(_scan(self._parts))
-            cache.keep(self._table)
+        self._table = table_of(folder, facts_of(self._parts), lambda: _scan(self._parts))
         labels = self.labels()
         self.num_classes = read_property(folder) or count_classes(
             labels[labels >= 0], self.path, folder
@@ -70,16 +64,11 @@ class OFRecord:
         self.class_names = read_names(folder, self.num_classes)
 
     def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def _rows(self) -> Table:
-        assert self._table is not None
-        return self._table
+        return len(self._table)
 
     def read(self, index: int) -> Sample:
         """The image file of record `index` and its label; UnreadableRecord if it is damaged."""
-        part, offset, size, _ = self._rows[index].item()
+        part, offset, size, _ = self._table[index].item()
         try:
             found = parse(read_range(self._parts[part], offset, size))
         except (OSError, ValueError) as error:
@@ -88,12 +77,12 @@ class OFRecord:
 
     def describe(self, index: int) -> str:
         """`part-00003 byte 1234`, with the folder: where the length of the record stands."""
-        part, offset, _, _ = self._rows[index].item()
+        part, offset, _, _ = self._table[index].item()
         return f"{self._parts[part]} byte {offset - LENGTH.size}"
 
     def labels(self) -> NDArray[np.int64]:
         """The label of every image, (n,); -1 for a damaged record."""
-        return labels_in(self._rows)
+        return labels_in(self._table)
 
     def found(self) -> Found:
         """The people by their names, or by the number of images of each one."""

@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +32,27 @@ _FORMAT = b"FSTABLE1"
 _HEADER = struct.Struct("<8s16s16sQ")  # format, digests of the files and of the rows, their number
 
 Table = NDArray[np.void]
+Row = tuple[int, int, int, int]
 _log = logging.getLogger(__name__)
 
 
-def make_table(rows: Iterable[tuple[int, int, int, int]]) -> Table:
-    """A table of rows (part, offset, size, label); (n,) of `ROW`."""
+def table_of(folder: Path | None, facts: Sequence[str], scan: Callable[[], Iterable[Row]]) -> Table:
+    """Where the samples of some files lie, (n,) of `ROW`: as it was kept, else by a scan.
+
+    Args:
+        folder: That of the files; None where they are not here.
+        facts: Their state: another one, other texts.
+        scan: Reads them through; part, offset, size and label of each sample.
+    """
+    cache = _TableCache(folder, facts)
+    table = cache.load()
+    if table is None:
+        table = _make_table(scan())
+        cache.keep(table)
+    return table
+
+
+def _make_table(rows: Iterable[Row]) -> Table:
     pack = struct.Struct("<IqII").pack
     table = bytearray()
     for row in rows:
@@ -50,11 +66,10 @@ def labels_in(table: Table) -> NDArray[np.int64]:
     return np.where(labels == NO_LABEL, -1, labels)
 
 
-class TableCache:
+class _TableCache:
     """The place of the table of some files in the state in which they are now."""
 
     def __init__(self, folder: Path | None, facts: Sequence[str]) -> None:
-        """`folder` is that of the files, None where they are not here; `facts` are their state."""
         self._state = _digest("\n".join(facts).encode(errors="surrogateescape"))
         self._num_parts = len(facts)
         self._places = [] if folder is None else [folder / NAME]

@@ -20,12 +20,10 @@ from facescale.data.recordfile import MAX_PAYLOAD
 from facescale.data.remote import RemoteFiles, is_url
 from facescale.data.sampletable import (
     NO_LABEL,
-    Table,
-    TableCache,
     facts_of,
     labels_in,
-    make_table,
     read_range,
+    table_of,
 )
 from facescale.data.sidecars import count_classes, read_names, read_property
 from facescale.data.tarfiles import BLOCK, Member, members, states_size
@@ -109,12 +107,7 @@ class TarShards:
             paths = _paths(source)
             folder = paths[0].parent
             self._files = LocalFiles(paths)
-        cache = TableCache(folder, self._files.facts())
-        table = cache.load()
-        if table is None:
-            table = make_table(_scan(self._files))
-            cache.keep(table)
-        self._table: Table = table
+        self._table = table_of(folder, self._files.facts(), lambda: _scan(self._files))
         labels = self.labels()
         stated = None if folder is None else read_property(folder)
         self.num_classes = stated or count_classes(labels[labels >= 0], source, folder)
