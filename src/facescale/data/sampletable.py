@@ -28,7 +28,7 @@ WORTH_KEEPING = 10_000
 """Samples; fewer are found in a moment."""
 
 NAME = ".samples.cache"
-_FORMAT = b"FSTABLE1"
+_FORMAT = b"FSTABLE2"  # 1 may lack samples behind a block of zeros in a tar archive
 _HEADER = struct.Struct("<8s16s16sQ")  # format, digests of the files and of the rows, their number
 
 Table = NDArray[np.void]
