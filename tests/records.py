@@ -37,6 +37,12 @@ def recordio_set(folder: Path, labels: list[int], random: np.random.Generator) -
     return folder
 
 
+def ycck(cmyk: bytes) -> bytes:
+    """A CMYK JPEG of Pillow as the other kind of four colours, by its Adobe segment."""
+    transform = cmyk.index(b"Adobe") + 11
+    return cmyk[:transform] + b"\2" + cmyk[transform + 1 :]
+
+
 def jpeg(random: np.random.Generator) -> bytes:
     """An encoded image of 112 x 112 pixels, in blocks of random colours."""
     pixels = np.kron(random.integers(0, 256, (14, 14, 3)), np.ones((8, 8, 1))).astype(np.uint8)

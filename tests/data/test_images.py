@@ -17,6 +17,7 @@ from confined import confined
 from facescale.data import images
 from facescale.data.images import decode, decode_into_, has_image_header, to_file
 from facescale.data.recordio import RecordIO
+from records import ycck
 from shared_data import shared_data
 
 NOISE = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
@@ -54,6 +55,11 @@ MODES = ("RGB", "L", "CMYK")
 def test_every_format_decodes_to_the_bits_of_pillow(name: str, mode: str) -> None:
     kind, options = FORMATS[name]
     encoded = encode(Image.fromarray(SMOOTH).convert(mode), kind, **options)
+    np.testing.assert_array_equal(decode(encoded), pillow(encoded))
+
+
+def test_both_kinds_of_four_colours_decode_to_the_bits_of_pillow() -> None:
+    encoded = ycck(encode(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG"))
     np.testing.assert_array_equal(decode(encoded), pillow(encoded))
 
 

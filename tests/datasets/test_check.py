@@ -29,6 +29,7 @@ from facescale.datasets.check import Report, check, good_records
 from facescale.datasets.examine import Flaw
 from facescale.datasets.frames import Salvaged
 from facescale.datasets.subset import Subset, write_subset
+from records import ycck
 from shared_data import shared_data
 
 
@@ -61,6 +62,7 @@ IMAGES = {
     "larger": (face(11, 128), {"SIZE"}),
     "grey": (grey(12), {"DEPTH"}),
     "16 bits": (deep(13), {"DEPTH"}),
+    "of print": (ycck(saved(Image.open(io.BytesIO(face(15))).convert("CMYK"), "JPEG")), {"DEPTH"}),
     "larger, and cut": (cut(face(14, 160)), {"SIZE", "CUT"}),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 112 112\n", {"BROKEN"}),
 }

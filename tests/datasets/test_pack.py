@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from damage import saved
 from facescale.cli import main
 from facescale.data.dataset import found_in, open_dataset
 from facescale.data.recordio import RecordIO
@@ -22,7 +23,7 @@ from facescale.datasets.convert import Conversion, Options, convert
 from facescale.datasets.pack import Prepare
 from facescale.datasets.recordio import RecordWriter
 from plain_reader import read_set
-from records import jpeg
+from records import jpeg, ycck
 
 
 def encoded(kind: str, size: tuple[int, int] = (112, 112), **options: object) -> bytes:
@@ -146,6 +147,7 @@ def test_a_set_of_an_earlier_version_is_known_again(people: Path, tmp_path: Path
         (encoded("PNG"), True),
         (encoded("WEBP"), False),
         (encoded("BMP"), False),
+        (ycck(saved(Image.new("CMYK", (112, 112)), "JPEG")), False),
         (encoded("JPEG", (112, 111)), False),
         (encoded("PNG", (111, 112)), False),
     ],

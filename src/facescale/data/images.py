@@ -25,6 +25,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff")
 """Of the names of image files, in lower case."""
 
+FOUR_COLOURS = ("CMYK", "YCCK")
+"""Of the spaces of a JPEG those of print; Photoshop writes the second."""
+
 MAX_PIXELS = 2**25
 """Of one image, more than an 8K frame has; decoding takes up to 450 MB."""
 
@@ -87,7 +90,7 @@ def _decode_file(encoded: bytes, pixels: Pixels) -> Pixels:
     except ValueError:
         return _decode_by_pillow(encoded)
     check_size(encoded, width, height)
-    if colours == "CMYK":  # comes in two conventions, which Pillow tells apart
+    if colours in FOUR_COLOURS:  # come in two conventions, which Pillow tells apart
         return _decode_by_pillow(encoded)
     orientation = jpeg_orientation(encoded)
     fits = (height, width) == pixels.shape[:2] and orientation == 1

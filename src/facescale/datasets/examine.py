@@ -8,7 +8,14 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from facescale.data.images import FORMATS, Encoded, Pixels, check_size, decode_whole
+from facescale.data.images import (
+    FORMATS,
+    FOUR_COLOURS,
+    Encoded,
+    Pixels,
+    check_size,
+    decode_whole,
+)
 from facescale.data.recordfile import FramingError, TruncatedError
 
 
@@ -87,16 +94,17 @@ def examine(encoded: Encoded, buffer: Pixels) -> Examined:
     except ValueError:
         return _examine_other(encoded, buffer)
     flaws, reasons = _compare(width, height, buffer)
-    if colours in ("Gray", "CMYK"):
+    if colours == "Gray" or colours in FOUR_COLOURS:
         flaws |= Flaw.DEPTH
-        reasons.append({"Gray": "one channel, grey", "CMYK": "four channels, CMYK"}[colours])
+        channels = "one channel, grey" if colours == "Gray" else f"four channels, {colours}"
+        reasons.append(channels)
     try:
         check_size(encoded, width, height)
     except ValueError as error:
         return Examined(flaws | Flaw.BROKEN, width, height, (*reasons, str(error)))
     fits = (height, width) == buffer.shape[:2]
     try:
-        if colours == "CMYK":
+        if colours in FOUR_COLOURS:
             pixels = decode_whole(encoded)
         else:
             pixels = simplejpeg.decode_jpeg(encoded, buffer=buffer if fits else None)

@@ -9,6 +9,7 @@ import simplejpeg
 from PIL import Image
 
 from facescale.data.images import (
+    FOUR_COLOURS,
     IMAGE_SIZE,
     Encoded,
     Pixels,
@@ -81,5 +82,5 @@ def _is_plain(encoded: bytes) -> bool:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
     except ValueError:
         return False
-    fits = width == height == IMAGE_SIZE and colours != "CMYK"
+    fits = width == height == IMAGE_SIZE and colours not in FOUR_COLOURS
     return fits and jpeg_orientation(encoded) == 1  # other readers do not turn images
