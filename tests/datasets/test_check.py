@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -22,12 +23,12 @@ from damage import (
 )
 from facescale.cli import main
 from facescale.data.dataset import open_dataset
-from facescale.data.recordfile import write_record
+from facescale.data.recordfile import RecordFile, write_record
 from facescale.data.recordio import RecordIO
 from facescale.data.skip import leave_out
 from facescale.datasets.check import Report, check, good_records
 from facescale.datasets.examine import Flaw
-from facescale.datasets.frames import Salvaged
+from facescale.datasets.frames import Salvaged, find_frames
 from facescale.datasets.subset import Subset, write_subset
 from records import ycck
 from shared_data import shared_data
@@ -153,6 +154,20 @@ def test_a_damaged_header_costs_its_record_alone(ten: Path, tmp_path: Path) -> N
     assert (len(made), made.num_classes, made.old_labels) == (7, 5, None)
     clean, whole = open_dataset(tmp_path / "clean"), [i for i in range(10) if i not in (2, 4, 7)]
     assert [clean.read(i) for i in range(7)] == [(face(i), i // 2) for i in whole]
+
+
+def test_dense_damage_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "any.rec").write_bytes(struct.pack("<II", 0xCED7230A, 1 << 29) * 2000)
+    read, asked = os.pread, list[int]()
+
+    def count(descriptor: int, size: int, offset: int) -> bytes:
+        asked.append(size)
+        return read(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", count)
+    frames = find_frames(RecordFile(tmp_path / "any.rec"))
+    assert (len(frames.offsets), frames.lost_bytes) == (0, 16_000)
+    assert sum(asked) < 20 * 16_000
 
 
 def test_a_length_that_swallows_others_or_ends_early_costs_its_record_alone(ten: Path) -> None:

@@ -62,13 +62,14 @@ def find_frames(file: RecordFile) -> Frames:
         OSError: The system cannot read it.
     """
     offsets, frames, offset = array("q"), Frames(np.zeros(0, np.int64)), 0
+    magic = _Magic(file)
     while offset < file.size:
         stop = _end(file, offset)
         if stop is not None and (stop >= file.size or file.begins(stop)):
             offsets.append(offset)
             offset = stop
             continue
-        following = _next_magic(file, offset + 4)
+        following = magic.next(offset + 4)
         if stop is not None and following >= stop:  # this one is whole, and what follows is not
             offsets.append(offset)
             _lose(file, frames, stop, following)
@@ -87,18 +88,26 @@ def _end(file: RecordFile, offset: int) -> int | None:
         return None
 
 
-def _next_magic(file: RecordFile, start: int) -> int:
-    """The next place of the magic number where a record may begin; the end of the file if none."""
-    start = -(-start // 4) * 4
-    while start < file.size:
-        block = file.slice(start, min(start + _BLOCK, file.size))
-        place = block.find(MAGIC_BYTES)
-        while place >= 0:
-            if place % 4 == 0 and file.begins(start + place):
-                return start + place
-            place = block.find(MAGIC_BYTES, place + 1)
-        start += _BLOCK
-    return file.size
+class _Magic:
+    """Finds the magic number, and keeps the block that was read last: damage may be dense."""
+
+    def __init__(self, file: RecordFile) -> None:
+        self._file, self._start, self._block = file, 0, b""
+
+    def next(self, start: int) -> int:
+        """The next place from `start` on where a record may begin; the end of the file if none."""
+        start = -(-start // 4) * 4
+        while start < self._file.size:
+            if not self._start <= start < self._start + len(self._block):
+                self._start = start
+                self._block = self._file.slice(start, min(start + _BLOCK, self._file.size))
+            place = self._block.find(MAGIC_BYTES, start - self._start)
+            while place >= 0:
+                if place % 4 == 0 and self._file.begins(self._start + place):
+                    return self._start + place
+                place = self._block.find(MAGIC_BYTES, place + 1)
+            start = self._start + len(self._block)
+        return self._file.size
 
 
 def _lose(file: RecordFile, frames: Frames, start: int, stop: int) -> None:
