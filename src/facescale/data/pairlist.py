@@ -80,7 +80,8 @@ def read_pair_list(path: Path, root: Path) -> list[Pair]:
         OSError: The list cannot be read.
         ValueError: A line is neither form, there are none, or not as many as LFW's first line says.
     """
-    images, pairs, expected = Images(root), list[Pair](), None
+    images, pairs = Images(root), list[Pair]()
+    expected: int | None = None
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             try:
