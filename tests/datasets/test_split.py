@@ -12,6 +12,7 @@ from facescale.cli import main
 from facescale.data.dataset import open_dataset
 from facescale.data.sidecars import write_names
 from facescale.datasets.merge import merge
+from facescale.datasets.names import labels_named
 from facescale.datasets.split import Holdout, draw_people, split
 from facescale.datasets.subset import Subset, readable_labels, shuffled, write_subset
 
@@ -93,6 +94,16 @@ def test_people_are_drawn_by_the_seed() -> None:
     for count in (0, 100):
         with pytest.raises(ValueError, match="people cannot be held out of 100"):
             draw_people(labels, count, seed=0)
+
+
+def test_all_people_of_a_name_are_found(five: Path) -> None:
+    write_names(five, ["ann", "bob", "cem", "ann", "eva"])
+    assert labels_named(open_dataset(five), ["eva", "ann"], "list.txt") == [4, 0, 3]
+    (five / "names.txt").unlink()
+    assert labels_named(open_dataset(five), ["3"], "list.txt") == [3]
+    for name in ("ann", "5"):
+        with pytest.raises(ValueError, match=f"list.txt: '{name}', but the data set has no names"):
+            labels_named(open_dataset(five), [name], "list.txt")
 
 
 def test_nothing_and_everything_are_refused(five: Path) -> None:

@@ -36,20 +36,22 @@ def read_names(path: Path) -> list[str]:
 
 
 def labels_named(dataset: Any, wanted: list[str], source: str) -> list[int]:
-    """The labels of people by name, or by number where nothing names the people.
+    """The labels of all people of some names, or by number where nothing names the people.
 
     Raises:
         ValueError: One is unknown; names the first.
     """
     names = names_of(dataset)
-    known = {name: label for label, name in enumerate(names or [])}
+    known: dict[str, list[int]] = {}
+    for label, name in enumerate(names or []):
+        known.setdefault(name, []).append(label)
     labels = []
     for name in wanted:
-        label = known.get(name)
-        if label is None and names is None and name.isascii() and name.isdecimal():
-            label = int(name) if int(name) < dataset.num_classes else None
-        if label is None:
+        found = known.get(name, [])
+        if names is None and name.isascii() and name.isdecimal():
+            found = [int(name)] if int(name) < dataset.num_classes else []
+        if not found:
             what = "no person of that name" if names else "no names, so give labels of its classes"
             raise ValueError(f"{source}: {name[:60]!r}, but the data set has {what}")
-        labels.append(label)
+        labels += found
     return labels
