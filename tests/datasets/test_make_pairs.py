@@ -13,9 +13,9 @@ from PIL import Image
 
 from facescale.cli import main
 from facescale.data.folder import ImageFolder
+from facescale.data.pairlist import Images, load_pair_list, read_pair_list
 from facescale.data.pairs import load_pairs
 from facescale.datasets.drawpairs import draw_pairs
-from facescale.data.pairlist import Images, load_pair_list, read_pair_list
 from records import jpeg
 from shared_data import shared_data
 
