@@ -64,11 +64,12 @@ def read_names(folder: Path, num_classes: int) -> list[str] | None:
     if not path.exists():
         return None
     require_regular(path)
-    with path.open("rb") as file:
-        text = file.read(_MAX_NAMES + 1).removeprefix(codecs.BOM_UTF8)
+    if path.stat().st_size > _MAX_NAMES:
+        raise ValueError(f"{path} is larger than {_MAX_NAMES} bytes; move the file aside")
+    text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     breaks = text.count(b"\n")
     lines = breaks + (text[-1:] not in (b"", b"\n"))
-    if len(text) > _MAX_NAMES or lines != num_classes:  # before each is an object
+    if lines != num_classes:  # counted before each is an object
         raise ValueError(
             f"{path} names {lines} people, but the set has {num_classes} classes; give each class "
             "a line, or move the file aside"
