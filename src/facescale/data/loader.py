@@ -88,8 +88,7 @@ class Loader:
             prefetch: Batches that are decoded ahead of the one asked for.
             pin_memory: Allocate batches in page-locked memory, for asynchronous copies to CUDA.
             on_error: At a record that cannot be read, raise `UnreadableRecord`, or take the next
-                readable one of the data set; raise beyond 100 such records and 1 % of the set,
-                or where none is left.
+                one that can; raise beyond 100 such records and 1 % of the set, or if none is left.
             order: Of the samples; `EpochOrder(len(dataset), seed)` when not given.
         """
         if on_error not in ("stop", "skip"):
@@ -100,8 +99,7 @@ class Loader:
             raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
         self.position, self.wait_s, self._pin_memory = position, 0.0, pin_memory
         self.skipped: set[int] = set()
-        most = min(max(100, len(dataset) // 100), len(dataset) - 1)  # one is left to be taken
-        self._most_skipped = most if on_error == "skip" else 0
+        self._most_skipped = _most_skipped(len(dataset)) if on_error == "skip" else 0
         self._dataset, self._batch_size = dataset, batch_size
         self._order = order or EpochOrder(len(dataset), seed)
         share = -(-batch_size // world_size)
@@ -215,6 +213,10 @@ class Loader:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _most_skipped(num_images: int) -> int:
+    return min(max(100, num_images // 100), num_images - 1)  # one is left to be taken
 
 
 def _check_least(least: int, **values: int) -> None:
