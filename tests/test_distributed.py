@@ -79,6 +79,7 @@ def on_a_card(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         monkeypatch.setenv(name, "")  # so that the old value comes back
         monkeypatch.delenv(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(mock.Mock(), 0, 2)]))
     monkeypatch.setattr(rendezvous, "_fresh", lambda store, *_: store)
@@ -117,6 +118,15 @@ def test_a_mistake_of_one_rank_does_not_wait_for_the_others(
     with pytest.raises(ValueError, match="a mistake"), processes("cuda"):
         raise ValueError("a mistake")
     assert on_a_card["end"] == ["abort"]
+
+
+def test_more_ranks_than_cards_are_refused(
+    on_a_card: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    message = "process 3 of this host, and torch sees 2 CUDA devices here; start 2 processes"
+    with pytest.raises(ValueError, match=message), processes("cuda"):
+        pass
 
 
 def test_torch_has_what_ends_a_failed_group() -> None:

@@ -216,7 +216,7 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
     `timeout_s` seconds.
 
     Raises:
-        ValueError: "cuda" was asked for and torch finds no CUDA device.
+        ValueError: "cuda" was asked for and torch finds no CUDA device, or none for this rank.
         ConnectionError: The other ranks ended or cannot be reached.
     """
     device = device_type(device)
@@ -224,7 +224,7 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
         raise ValueError("device is cuda, but torch sees no CUDA device; use --device cpu")
     here = torch.device(device)
     if here.type == "cuda":  # CUDA only
-        here = torch.device(device, int(os.environ.get("LOCAL_RANK", 0)))
+        here = torch.device(device, _local_card())
         torch.cuda.set_device(here)
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
     failed = True
@@ -244,6 +244,17 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
     finally:
         if launched and dist.is_initialized():
             leave(failed)
+
+
+def _local_card() -> int:
+    """The number of this rank's card on its host; ValueError where there is none."""
+    rank, cards = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if rank >= cards:
+        raise ValueError(
+            f"this is process {rank + 1} of this host, and torch sees {cards} CUDA devices here; "
+            f"start {cards} processes a host, or use --device cpu"
+        )
+    return rank
 
 
 def replicate(module: nn.Module, world: Group) -> nn.Module:
