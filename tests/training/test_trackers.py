@@ -124,6 +124,31 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(
     assert capsys.readouterr().out.count(said) == 1
 
 
+@pytest.mark.usefixtures("registry")
+def test_a_tracker_that_cannot_start_costs_no_other(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    @register("fails")
+    class Fails(Tracker):
+        def start(self, run: Run) -> None:
+            raise RuntimeError("no network")
+
+    @register("starts_later")
+    class StartsLater(Tracker):
+        def start(self, run: Run) -> None:
+            self.texts: list[str] = []
+
+        def text(self, step: int, text: str) -> None:
+            self.texts.append(text)
+
+        def numbers(self, step: int, values: Mapping[str, float]) -> None:
+            told.append(step)
+            assert "tracker Fails is left out from now on: RuntimeError: no network" in self.texts
+
+    train(small_run(trackers=["fails", "starts_later"]), tmp_path)
+    assert told == [1, 2, 3, 4]
+
+
 def test_records_after_the_step_of_a_resumed_run_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')

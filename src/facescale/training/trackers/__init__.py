@@ -65,14 +65,17 @@ class Trackers:
 
     def _all(self, tell: Callable[[Tracker], None]) -> None:
         """Tell every tracker; one that fails is dropped, for a service may not end a run."""
-        for tracker in list(self._trackers):
+        failed: list[tuple[Tracker, Exception]] = []
+        for tracker in self._trackers:
             try:
                 tell(tracker)
             except OSError:
                 raise
             except Exception as error:
-                self._trackers.remove(tracker)
-                name = type(tracker).__name__
-                _log.debug("tracker %s failed", name, exc_info=True)
-                why = f"{type(error).__name__}: {error}"
-                self.text(f"tracker {name} is left out from now on: {why}")
+                _log.debug("tracker %s failed", type(tracker).__name__, exc_info=True)
+                failed.append((tracker, error))
+        for tracker, _ in failed:
+            self._trackers.remove(tracker)
+        for tracker, fault in failed:  # now that all others have been told, by `start` for example
+            why = f"{type(fault).__name__}: {fault}"
+            self.text(f"tracker {type(tracker).__name__} is left out from now on: {why}")
