@@ -119,6 +119,8 @@ def test_a_row_begins_when_it_is_read_and_not_before(dtype: torch.dtype) -> None
     centres.table.zero_()
     centres.look_again_()
     torch.testing.assert_close(centres.weight(rows), truth, rtol=0, atol=within)
+    centres.put_(rows[1:], torch.zeros(2, 2, 16))
+    torch.testing.assert_close(centres.weight(rows), truth, rtol=0, atol=within)
 
 
 @pytest.mark.parametrize(

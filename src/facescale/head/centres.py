@@ -195,6 +195,7 @@ class ClassCentres(nn.Module):
         self.table[here] = stored
         if counts is not None and len(self.counts) and not other:
             self.counts[here] = counts.to(self.counts)
+        self._maybe_fresh[here] = True
         self._all_started = False
 
     def full(self) -> Tensor:
