@@ -58,7 +58,7 @@ def freeze_(backbone: nn.Module, factors: Factors) -> None:
 def check_graphs(backbone: nn.Module, optim: OptimConfig, train: TrainConfig) -> None:
     """ValueError where CUDA graphs, captured in training mode, meet frozen statistics."""
     frozen = optim.frozen_statistics and optim.groups
-    if frozen and train.graphs and any(not _learns(norm) for norm in _norms(backbone)):
+    if frozen and train.graphs and _frozen_norms(backbone):
         raise ValueError(
             "train.graphs normalises every layer with its batch, and optim.groups freezes some; "
             "leave out train.graphs, or set optim.frozen_statistics false"
@@ -66,15 +66,17 @@ def check_graphs(backbone: nn.Module, optim: OptimConfig, train: TrainConfig) ->
 
 
 def hold_statistics_(backbone: nn.Module) -> None:
-    """Put the BatchNorms that have no learning parameter into eval mode."""
-    for norm in _norms(backbone):
-        if not _learns(norm):
-            norm.eval()
+    """Put frozen BatchNorms into eval mode."""
+    for norm in _frozen_norms(backbone):
+        norm.eval()
 
 
-def _norms(backbone: nn.Module) -> list[nn.Module]:
-    return [layer for layer in backbone.modules() if isinstance(layer, _BatchNorm)]
-
-
-def _learns(layer: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in layer.parameters())
+def _frozen_norms(backbone: nn.Module) -> list[nn.Module]:
+    """The BatchNorms that have parameters, none of which learns."""
+    return [
+        layer
+        for layer in backbone.modules()
+        if isinstance(layer, _BatchNorm)
+        and layer.affine
+        and not any(parameter.requires_grad for parameter in layer.parameters())
+    ]
