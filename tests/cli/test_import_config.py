@@ -122,6 +122,7 @@ config.nosuch = {"a": 1}
 config.other = 3
 config.lr_func = lambda epoch: 0.1
 for i in range(3): pass
+config.gradient_acc = 4
 """
     values, notes = convert(tmp_path, capsys, text)
     assert values["head"]["margin"] == {"m2": 0.0, "m3": 0.35}
@@ -135,10 +136,11 @@ for i in range(3): pass
         "line 7: config.other = 3: no counterpart",
         "line 8: config.lr_func is not read: a function; set optim.schedule.kind",
         "line 9: not read: for i in range(3):",
+        "line 10: config.gradient_acc = 4: arcface_torch adds up the gradients, train.accumulate",
     ):
         assert f"theirs.py: {expected}" in said
     assert "secret" not in said
-    assert len(notes) == 8
+    assert len(notes) == 9
 
 
 @pytest.mark.parametrize(

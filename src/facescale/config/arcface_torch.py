@@ -192,6 +192,7 @@ def _translate(keys: dict[str, _Set], gpus: int, found: Imported) -> None:
         options["trackers"] = ["console", "jsonl", "wandb"]
     if values.get("dali_aug"):
         options["data.augment.recipe"] = "arcface_torch"
+    _accumulation(values["gradient_acc"], keys, notes)
     known = {*BASE, *_READ}
     for name, one in keys.items():
         if name in known or (name in SILENT and one.value == SILENT[name]):
@@ -207,6 +208,16 @@ _READ = (
     *("using_wandb", "dali_aug", "num_workers"),
 )
 """Keys with a counterpart that `BASE` does not set."""
+
+
+def _accumulation(batches: int, keys: Mapping[str, _Set], notes: list[str]) -> None:
+    """Say what sums of gradients mean there."""
+    if batches > 1:
+        notes.append(
+            f"line {keys['gradient_acc'].line}: config.gradient_acc = {batches}: arcface_torch "
+            "adds up the gradients, train.accumulate takes their mean; divide optim.clip_norm by "
+            "that number, and with SGD multiply optim.lr by it"
+        )
 
 
 def _margin(values: Mapping[str, Any], keys: Mapping[str, _Set], found: Imported) -> None:
