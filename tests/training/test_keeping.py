@@ -21,7 +21,7 @@ from facescale.config import CheckpointConfig, Config, EvaluationConfig
 from facescale.data.pairs import PairSet
 from facescale.evaluation.verification import Verification, verify
 from facescale.training import evaluate as evaluating
-from facescale.training import train
+from facescale.training import keeping, train
 from runs import run_of
 
 Accuracies = dict[int, float]
@@ -106,6 +106,32 @@ def test_results_after_the_checkpoint_that_a_run_resumes_from_are_taken_again(
     assert train(config(tmp_path, 8, patience=3), stopped, resume=True).steps == 1
     assert written(stopped) == written(whole)
     assert [step for step, _ in written(stopped)["results"]] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_ended_before_its_verification_makes_up_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, verified = tmp_path / "run", vars(keeping)["evaluate"]
+    asked: list[int] = []
+
+    def ends(state: Any, trackers: Any) -> Any:
+        if state.step == 4:
+            raise OSError("killed")
+        return verified(state, trackers)
+
+    def noting(state: Any, trackers: Any) -> Any:
+        asked.append(state.step)
+        return verified(state, trackers)
+
+    monkeypatch.setattr(keeping, "evaluate", ends)
+    with pytest.raises(OSError, match="killed"):
+        train(config(tmp_path, 4), run)
+    monkeypatch.setattr(keeping, "evaluate", noting)
+    summary = train(config(tmp_path, 4), run, resume=True)
+    assert (summary.steps, list(summary.verifications)) == (0, ["some"])
+    assert [step for step, _ in written(run)["results"]] == [1, 2, 3, 4]
+    train(config(tmp_path, 4), run, resume=True)
+    assert asked == [4]
 
 
 def test_all_ranks_stop_together(tmp_path: Path, run_ranks: RunRanks) -> None:

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 
 from facescale.checkpoint import best as best_file
 from facescale.checkpoint.best import Best
+from facescale.checkpoint.folder import step_name
 from facescale.distributed import Group, agree
 from facescale.evaluation.verification import Verification
 from facescale.training.evaluate import evaluate
 from facescale.training.finite import settle
 from facescale.training.lock import RunFolder
+from facescale.training.metrics import read_metrics
 from facescale.training.resume import save
 from facescale.training.state import TrainState
 from facescale.training.trackers import Trackers
@@ -59,11 +61,19 @@ class Keeper:
             settle(state)
         if saves:
             self._save()
-        if verifies:
-            self.verifications = evaluate(state, self._trackers)
-            is_best = self._add_result()
-            if (is_best or self.stops_early) and not saves:
-                self._save()
+        if verifies and (self._verify() or self.stops_early) and not saves:
+            self._save()
+
+    def catch_up(self) -> None:
+        """Verify the checkpoint that the run resumes from if it has no result. A collective.
+
+        Raises:
+            OSError, ValueError: `metrics.jsonl` cannot be read, or a file not be written; on every
+                rank alike.
+        """
+        state = self._state
+        if state.pairs and due(state, state.config.evaluation.every) and self._lacks_result():
+            self._verify()
 
     def _save(self) -> None:
         with all_are_told(self._state.world):
@@ -84,9 +94,22 @@ class Keeper:
                 text = json.dumps(found.values())
         return Best.from_values(json.loads(agree(text)))
 
-    def _add_result(self) -> bool:
-        """Note the last result; returns whether it is the best so far."""
+    def _lacks_result(self) -> bool:
+        """Whether the checkpoint of this step has not been verified. Rank 0 looks."""
+        step, said = self._state.step, ""
+        with self._state.world.all_or_none():
+            if self._state.world.rank == 0 and (self._saved / step_name(step)).is_dir():
+                rows = read_metrics(self._folder.folder / "metrics.jsonl")
+                names = {name for row in rows if row["step"] == step for name in row}
+                known = any(name.endswith("/accuracy") for name in names)
+                known |= self.best is not None and step in dict(self.best.results)
+                said = "" if known else "no result"
+        return bool(agree(said))
+
+    def _verify(self) -> bool:
+        """Verify, and note the result; returns whether it is the best so far."""
         state, best = self._state, self.best
+        self.verifications = evaluate(state, self._trackers)
         if best is None:
             return False
         own = self.verifications.get(best.pairs)
