@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -70,19 +71,23 @@ class Kept:
             f"gradients/{name}": value for name, value in self.gradients.items()
         }
 
-    def load_(self, stored: Mapping[str, Tensor]) -> None:
-        """Take over what `tensors` gave; ValueError where it is another backbone's."""
+    def load_(self, stored: Mapping[str, Tensor], path: Path) -> None:
+        """Take over what `tensors` gave; ValueError where `path` has it of another backbone."""
         own = dict(self.backbone.named_parameters()) | dict(self.backbone.named_buffers())
         found: dict[str, dict[str, Tensor]] = {"average": {}, "gradients": {}}
         for name, value in stored.items():
             part, _, parameter = name.partition("/")
             if parameter not in own or own[parameter].shape != value.shape:
-                raise ValueError(f"{name:.100} does not belong to this backbone")
+                raise ValueError(f"{path}: {name:.100} does not belong to this backbone")
             found[part][parameter] = torch.empty_like(own[parameter]).copy_(value).detach()
         self.gradients = found["gradients"]
         self.average = found["average"] if self.decay is not None else {}
-        if self.average and self.average.keys() != self._averaged().keys():
-            raise ValueError("its average is of other layers; keep optim.groups")
+        other = self.average.keys() ^ self._averaged().keys()
+        if self.average and other:
+            raise ValueError(
+                f"{path}: its average of the weights is of other layers than those that learn in "
+                f"this run, {min(other)} for example; keep optim.groups, or leave out optim.ema"
+            )
 
     def _learning(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.backbone.named_parameters() if p.requires_grad}

@@ -107,6 +107,7 @@ def run(state: TrainState, folder: RunFolder, trackers: Trackers) -> Summary:
     output = folder.folder
     start, first_step, leaving = time.perf_counter(), state.step, 0
     keeper = Keeper(state, folder, trackers)
+    keeper.catch_up()
     tally, window = Tally(state.device, state.world, state.groups()), Window()
     stop = StopFlag(state.world, state.device)
     with state.loader() as loader, asked_to_leave() as asked:

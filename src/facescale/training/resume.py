@@ -130,7 +130,7 @@ def _fill_(state: TrainState, saved: record.Record, path: Path) -> None:
     centres = state.head.centres
     tensors.check_stored(path, saved, kind_of(centres.table))
     tensors.read_shared_(path, state.backbone, state.optimizer, state.head)
-    state.kept.load_(tensors.read_kept(path))
+    state.kept.load_(tensors.read_kept(path), path)
     tensors.read_rows_(path, centres.rows.start, centres.table)
     tensors.read_counts_(path, centres.rows.start, centres.counts)
     centres.look_again_()
