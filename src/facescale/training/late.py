@@ -21,10 +21,6 @@ class Pending:
 
 def learn_unless_(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
     """A step of a fused optimizer that changes nothing where `bad`, () of bool, is true."""
-    for group in optimizer.param_groups if not optimizer.state else ():
-        for parameter in group["params"] if group.get("momentum") else ():
-            # Else a first step that changes nothing would leave this memory as it was found.
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     # As torch's GradScaler asks them to.
     optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
     try:

@@ -92,4 +92,18 @@ def make_optimizer(backbone: nn.Module, config: OptimConfig) -> torch.optim.Opti
         fused = any(p.device.type == "cuda" for p in backbone.parameters())
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+    sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+    fill_momenta_(sgd)
+    return sgd
+
+
+def fill_momenta_(optimizer: torch.optim.Optimizer) -> None:
+    """Give parameters of a fused SGD that have no momentum yet one of zeros: a first step is equal.
+
+    torch allocates momenta itself only where no parameter has one, which fails after a layer that
+    was frozen; and a first step that overflows would leave them uninitialised.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["fused"] and group.get("momentum") else ():
+            if "momentum_buffer" not in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -10,7 +10,7 @@ from facescale.checkpoint.record import Run
 from facescale.distributed import agree
 from facescale.models.tensorfile import kind_of
 from facescale.training.dataset import order_of
-from facescale.training.optim import make_schedule
+from facescale.training.optim import fill_momenta_, make_schedule
 from facescale.training.passed_over import PassedOver
 from facescale.training.state import TrainState
 from facescale.training.statistics import (
@@ -130,6 +130,7 @@ def _fill_(state: TrainState, saved: record.Record, path: Path) -> None:
     centres = state.head.centres
     tensors.check_stored(path, saved, kind_of(centres.table))
     tensors.read_shared_(path, state.backbone, state.optimizer, state.head)
+    fill_momenta_(state.optimizer)
     state.kept.load_(tensors.read_kept(path), path)
     tensors.read_rows_(path, centres.rows.start, centres.table)
     tensors.read_counts_(path, centres.rows.start, centres.counts)

@@ -13,6 +13,7 @@ from facescale.data.found import digest
 from facescale.head.centres import ClassCentres
 from facescale.training import arcface_torch
 from facescale.training.agreement import check_same
+from facescale.training.optim import fill_momenta_
 from facescale.training.state import TrainState
 
 NEW = -1
@@ -54,6 +55,7 @@ def begin_from_(state: TrainState, start: StartConfig) -> None:
         old_labels = _old_labels(start, num_old, num_new, same_people)
     check_same(state.world, {"digest of the old labels": digest([old_labels.numpy()])})
     tensors.read_shared_(path, state.backbone, state.optimizer)
+    fill_momenta_(state.optimizer)
     take_over_(state.head.centres, path, old_labels)
 
 
