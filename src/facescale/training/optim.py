@@ -15,7 +15,7 @@ Schedule = Callable[[int], float]
 """Number of finished steps -> factor on the learning rate of the next one, in [0, 1]."""
 
 
-def make_schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
+def make_schedule(config: ScheduleConfig, num_steps: int, whole: float | None = None) -> Schedule:
     """The factor on the peak rate for each step of a run of `num_steps`.
 
     step: `scales[i]` once `boundaries[i]` steps are finished (MXNet's MultiFactorScheduler and
@@ -23,7 +23,12 @@ def make_schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
     PolynomialLR of power 1). polynomial: (share of the steps after the warm-up that are left) **
     `power`; 2 is that of arcface_torch's older PolyScheduler. cosine: down to 0 along half a
     cosine. Each climbs linearly over `warmup` steps first.
+
+    `whole` is the number of steps of a run that has had the batch of the steps to come from its
+    beginning: not `num_steps` where it was resumed with another batch. What is left is a share of
+    `whole`, so the rate does not jump there.
     """
+    total = float(num_steps if whole is None else whole)
 
     def factor(step: int) -> float:
         if step < config.warmup:
@@ -31,7 +36,7 @@ def make_schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
         if config.kind == "step":
             passed = bisect.bisect_right(config.boundaries, step)
             return config.scales[passed - 1] if passed else 1.0
-        left = max(0.0, (num_steps - step) / max(1, num_steps - config.warmup))
+        left = min(1.0, max(0.0, (num_steps - step) / max(1.0, total - config.warmup)))
         if config.kind == "polynomial":
             return float(left**config.power)
         return left if config.kind == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)

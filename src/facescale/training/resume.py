@@ -96,7 +96,8 @@ def restore_(state: TrainState, path: Path) -> None:
 
     It goes on at the same sample. With the same global batch, `train.sync_batchnorm` (or one rank
     as before) and the same `head.shards` (or a sample rate of 1), it goes on as if it had never
-    been stopped, whatever the number of ranks.
+    been stopped, whatever the number of ranks. With another global batch, `train.epochs` take
+    another number of steps; a learning rate that falls to 0 at the end falls on from where it was.
 
     Raises:
         ValueError: The checkpoint is of another format, network, optimizer, or other people.
@@ -119,10 +120,10 @@ def restore_(state: TrainState, path: Path) -> None:
         state.scaler.load_state_dict(run.scaler)
     other_batch = state.position != state.step * state.global_batch
     if other_batch and state.config.train.steps is None:  # the rest needs another number of steps
-        images = state.config.train.epochs * len(state.dataset)
-        rest = max(0, round((images - state.position) / state.global_batch))
+        whole = state.config.train.epochs * len(state.dataset) / state.global_batch
+        rest = max(0, round(whole - state.position / state.global_batch))
         state.num_steps = state.step + rest
-        state.schedule = make_schedule(state.config.optim.schedule, state.num_steps)
+        state.schedule = make_schedule(state.config.optim.schedule, state.num_steps, whole)
 
 
 def _fill_(state: TrainState, saved: record.Record, path: Path) -> None:
