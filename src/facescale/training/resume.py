@@ -50,13 +50,15 @@ def save(state: TrainState, output: Path, best: int | None = None) -> None:
     with averaged_statistics(state.backbone, state.world) as own:
         shared = tensors.shared_tensors(state.backbone, state.optimizer, state.head)
         shared |= state.kept.tensors(state.world)
+        # Sums of gradients may overflow in fp16: the scaler skips their update.
+        lasting = (t for name, t in shared.items() if not name.startswith("gradients/"))
         part = Part(
             shared=shared,
             own={STATISTICS: own},
             centres=centres.table,
             first=centres.rows.start if mesh.replicate.rank == 0 else None,
             counts=centres.counts if len(centres.counts) else None,
-            finite=tensors.are_finite(shared.values()) and tensors.rows_are_finite(centres.table),
+            finite=tensors.are_finite(lasting) and tensors.rows_are_finite(centres.table),
         )
         folder, keep = output / "checkpoints", state.config.checkpoint.keep
         checkpoint.save(folder, run, part, world=state.world, keep=keep, best=best)
@@ -116,8 +118,11 @@ def restore_(state: TrainState, path: Path) -> None:
     state.step = state.head.num_steps = run.step
     state.position, state.skipped = run.position, run.skipped
     state.passed_over = PassedOver(run.unreadable)
-    if run.scaler.keys() == state.scaler.state_dict().keys():
+    same_scale = run.scaler.keys() == state.scaler.state_dict().keys()
+    if same_scale:
         state.scaler.load_state_dict(run.scaler)
+    if not same_scale or state.step % state.config.train.accumulate == 0:
+        state.kept.gradients.clear()  # sums in other units, or of another train.accumulate
     other_batch = state.position != state.step * state.global_batch
     if other_batch and state.config.train.steps is None:  # the rest needs another number of steps
         whole = state.config.train.epochs * len(state.dataset) / state.global_batch
