@@ -1,11 +1,13 @@
 """Schedules to the step, and which parameters decay."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from facescale import backbones
-from facescale.config import OptimConfig, ScheduleConfig
-from facescale.training.optim import decay_groups, make_optimizer, make_schedule
+from facescale.config import Config, OptimConfig, ScheduleConfig, TrainConfig
+from facescale.training.optim import decay_groups, make_optimizer, make_schedule, unreached
 
 
 @pytest.mark.parametrize(
@@ -73,3 +75,31 @@ def test_adamw_and_sgd_are_torchs_own() -> None:
     assert isinstance(make_optimizer(backbone, OptimConfig(name="adamw")), torch.optim.AdamW)
     sgd = make_optimizer(backbone, OptimConfig(name="sgd", momentum=0.8))
     assert sgd.param_groups[0]["momentum"] == 0.8
+
+
+def test_a_first_fused_step_that_changes_nothing_leaves_no_momentum() -> None:
+    layer = torch.nn.Linear(3, 2)
+    optimizer = make_optimizer(layer, OptimConfig(fused=True))
+    for parameter in layer.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)  # fresh memory is filled with NaN
+    try:
+        optimizer.step()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert [s["momentum_buffer"].count_nonzero() for s in optimizer.state.values()] == [0, 0]
+
+
+def test_what_a_run_never_does_is_told() -> None:
+    step: dict[str, Any] = {"boundaries": [1, 5], "scales": [0.1, 0.01]}
+    falls, steps = ScheduleConfig(**step), ScheduleConfig(kind="step", **step)
+    for optim, train, lines in (
+        (OptimConfig(schedule=steps), TrainConfig(), ["5 lie beyond"]),
+        (OptimConfig(schedule=falls), TrainConfig(), ["kind is linear, not step"]),
+        (OptimConfig(), TrainConfig(accumulate=5), ["the backbone never changes"]),
+        (OptimConfig(), TrainConfig(accumulate=4), []),
+    ):
+        told = unreached(Config(optim=optim, train=train), 4)
+        assert len(told) == len(lines)
+        assert all(line in said for line, said in zip(lines, told, strict=True))

@@ -45,7 +45,7 @@ def make_schedule(config: ScheduleConfig, num_steps: int, whole: float | None = 
 
 
 def unreached(config: Config, num_steps: int) -> list[str]:
-    """What the config plans for steps that a run of `num_steps` does not have, a line each."""
+    """What the config asks for and a run of `num_steps` does not do, a line each."""
     schedule, margin = config.optim.schedule, config.head.margin
     lines = []
     for name, warmup, what in (
@@ -54,8 +54,17 @@ def unreached(config: Config, num_steps: int) -> list[str]:
     ):
         if warmup > num_steps:
             lines.append(f"{name} is {warmup} steps, but the run has {num_steps}: {what}")
-    late = [step for step in schedule.boundaries if step >= num_steps]
-    if late and schedule.kind == "step":
+    if (batches := config.train.accumulate) > num_steps:
+        lines.append(
+            f"train.accumulate is {batches} steps, but the run has {num_steps}: the backbone never "
+            "changes"
+        )
+    if schedule.boundaries and schedule.kind != "step":
+        lines.append(
+            "optim.schedule.boundaries are not used, since optim.schedule.kind is "
+            f"{schedule.kind}, not step"
+        )
+    elif late := [step for step in schedule.boundaries if step >= num_steps]:
         lines.append(
             f"optim.schedule.boundaries {', '.join(map(str, late))} lie beyond the last step, "
             f"{num_steps}: the learning rate does not change there"
