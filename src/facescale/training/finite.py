@@ -53,7 +53,6 @@ def refuse(state: TrainState, batch: Batch, what: str, kept: str, step: int) -> 
         FloatingPointError: `train.nonfinite` is "stop".
     """
     indices = state.world.gather_rows(torch.from_numpy(batch.indices).to(state.device)).tolist()
-    lr = state.config.optim.lr * state.schedule(step)
     if state.world.rank == 0:
         records = ", ".join(state.dataset.describe(index) for index in indices)
         LOG.error("step %d: the %s is not finite. Batch: %s", step, what, records)
@@ -63,7 +62,7 @@ def refuse(state: TrainState, batch: Batch, what: str, kept: str, step: int) -> 
     named = [state.dataset.describe(index) for index in indices[:NAMED]]
     more = f" and {len(indices) - NAMED} more, see training.log" if len(indices) > NAMED else ""
     raise FloatingPointError(
-        f"step {step}: the {what} is not finite; lower optim.lr (now {lr:g}), warm it up "
-        f"with optim.schedule.warmup, or go past it with --train.nonfinite skip. {kept} Its batch: "
-        f"{', '.join(named)}{more}"
+        f"step {step}: the {what} is not finite; lower optim.lr (now {state.rate(step):g}), warm "
+        f"it up with optim.schedule.warmup, or go past it with --train.nonfinite skip. {kept} Its "
+        f"batch: {', '.join(named)}{more}"
     )

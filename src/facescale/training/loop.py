@@ -162,7 +162,7 @@ def report(
     row: dict[str, Any] = {
         "epoch": state.position / len(state.dataset),
         **tally.close(),
-        "lr": state.optimizer.param_groups[0]["lr"],
+        "lr": state.rate(state.step - 1),
         "images_per_s": window.close(),
         "wait_s": loader.wait_s,
         **memory_row(state.device),

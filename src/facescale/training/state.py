@@ -95,15 +95,14 @@ class TrainState:
         size = self.world.size
         return [len(shard_range(self.global_batch, size, rank)) for rank in range(size)]
 
-    @property
-    def epoch(self) -> int:
-        """Finished rounds through the images."""
-        return self.position // len(self.dataset)
-
     def groups(self) -> list[Group]:
         """All groups that a step speaks in, each of which counts its traffic."""
         mesh = self.head.mesh
         return [self.world, mesh.world, mesh.shard, mesh.replicate]
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, for layers without a factor of their own."""
+        return self.config.optim.lr * self.schedule(step)
 
     def autocast(self) -> torch.autocast:
         """The arithmetic of the backbone's trunk."""

@@ -22,7 +22,7 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
     Every random number comes from (seed, step), so a run that was stopped repeats the same ones.
     """
     config, step = state.config, state.step
-    lr = config.optim.lr * state.schedule(step)
+    lr = state.rate(step)
     torch.manual_seed(derive_seed(config.seed, DROPOUT, step, state.world.rank))
     images = state.augment(
         batch.images.to(state.device, non_blocking=True),
