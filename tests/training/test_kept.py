@@ -23,7 +23,10 @@ from facescale.config import (
 )
 from facescale.distributed import Group
 from facescale.training import TrainState, build, train
+from facescale.training.groups import hold_statistics_
 from facescale.training.kept import Kept
+from facescale.training.metrics import read_metrics
+from facescale.training.resume import restore_, resume_, save
 from runs import CPU, assert_same_model, losses, small_run
 
 pytestmark = pytest.mark.usefixtures("tiny_y1")
@@ -55,12 +58,29 @@ def moved(steps: int, first: int, **optim: Any) -> dict[str, Tensor]:
     return {name: value - before[name] for name, value in weights(state).items()}
 
 
-def test_the_gradients_of_several_batches_are_averaged() -> None:
-    together, *alone = moved(2, 0, accumulate=2), moved(1, 0), moved(1, 1)
+@pytest.mark.parametrize("batches", [2, 3])
+def test_the_gradients_of_several_batches_are_averaged(batches: int) -> None:
+    together = moved(batches, 0, accumulate=batches)
+    alone = [moved(1, first) for first in range(batches)]
     for name, one in together.items():
-        mean = sum(other[name] for other in alone) / 2
+        mean = sum(other[name] for other in alone) / batches
         torch.testing.assert_close(one, mean, rtol=0, atol=1e-12, msg=name)
-    assert all(not way.any() for way in moved(1, 0, accumulate=2).values())
+    unmoved = moved(batches - 1, 0, accumulate=batches)
+    assert all(not way.any() for way in unmoved.values())
+
+
+def test_a_skipped_batch_leaves_the_others_of_its_update() -> None:
+    config = config_of(momentum=0.0, weight_decay=0.0, accumulate=2)
+    state = build(replace(config, train=replace(config.train, nonfinite="skip")), CPU)
+    before = weights(state)
+    losses(state, 1)
+    spoilt = state.model.register_forward_hook(lambda *args: args[-1] * torch.nan)
+    losses(state, 1)
+    spoilt.remove()
+    assert (state.step, state.skipped, state.kept.gradients) == (2, 1, {})
+    alone, now = moved(1, 0), weights(state)
+    for name, way in alone.items():
+        torch.testing.assert_close(now[name] - before[name], way / 2, rtol=0, atol=1e-12, msg=name)
 
 
 def steps_of_a_rank(rank: int) -> dict[str, Tensor]:
@@ -145,3 +165,70 @@ def test_graphs_and_frozen_statistics_are_refused_together() -> None:
     config = config_of(groups=["bn.*=0"])
     with pytest.raises(ValueError, match=r"leave out train.graphs, or set optim.frozen_statistics"):
         build(replace(config, train=replace(config.train, graphs=True)), CPU)
+
+
+def fp16(config: Config, **train: Any) -> Config:
+    return replace(config, train=replace(config.train, **{"precision": "fp16"} | train))
+
+
+def saved_between_updates(folder: Path) -> tuple[TrainState, Path]:
+    """A run in fp16 after the first of two batches, and its checkpoint."""
+    state = build(fp16(config_of(accumulate=2)), CPU)
+    losses(state, 1)
+    assert state.kept.gradients
+    save(state, folder)
+    return state, checkpoint.checkpoints(folder / "checkpoints")[-1]
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 1}, {"precision": "bf16"}], ids=str)
+def test_sums_of_gradients_are_taken_over_where_they_mean_the_same(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    state, path = saved_between_updates(tmp_path)
+    again = build(fp16(config_of(accumulate=2), **changes), CPU)
+    restore_(again, path)
+    assert again.kept.gradients.keys() == (set() if changes else state.kept.gradients.keys())
+
+
+def test_sums_that_overflow_do_not_spoil_a_checkpoint(tmp_path: Path) -> None:
+    state, _ = saved_between_updates(tmp_path)
+    next(iter(state.kept.gradients.values())).fill_(torch.inf)
+    save(state, tmp_path)
+    assert resume_(build(state.config, CPU), tmp_path) == []
+
+
+def test_the_log_has_the_rate_of_every_step(tmp_path: Path) -> None:
+    falling = ScheduleConfig(kind="linear")
+    train(config_of(4, schedule=falling, groups=["*=0.5"], accumulate=3), tmp_path)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["lr"] for row in rows] == pytest.approx([0.02, 0.015, 0.01, 0.005])
+
+
+def test_a_layer_that_was_frozen_learns_again_with_a_fused_optimizer(tmp_path: Path) -> None:
+    first = build(config_of(groups=["conv.*=0", "bn.*=0"]), CPU)
+    losses(first, 2)
+    save(first, tmp_path)
+    ends = []
+    for fused in (True, False):
+        state = build(config_of(fused=fused), CPU)
+        resume_(state, tmp_path)
+        losses(state, 2)
+        ends.append(weights(state))
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-12)
+    assert not torch.equal(ends[0]["conv.weight"], weights(first)["conv.weight"])
+
+
+def test_a_norm_without_parameters_is_not_frozen() -> None:
+    norms = torch.nn.Sequential(torch.nn.BatchNorm2d(3, affine=False), torch.nn.BatchNorm2d(3))
+    norms[1].requires_grad_(False)
+    hold_statistics_(norms.train())
+    assert [norm.training for norm in norms] == [True, False]
+
+
+def test_an_average_of_other_layers_is_refused(tmp_path: Path) -> None:
+    state = build(config_of(ema=0.5, groups=["conv.*=0"]), CPU)
+    losses(state, 1)
+    save(state, tmp_path)
+    message = r"step-00000001: its average .* conv.weight for example; keep optim.groups"
+    with pytest.raises(ValueError, match=message):
+        resume_(build(config_of(ema=0.5), CPU), tmp_path)

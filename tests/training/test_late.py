@@ -46,6 +46,7 @@ def make_state(
     device: str = "cpu",
     global_batch: int | None = None,
     shards: int | None = None,
+    precision: Any = "float32",
 ) -> TrainState:
     config = Config(
         data=DataConfig(path="synthetic", num_classes=40, num_images=64, threads=1),
@@ -53,7 +54,11 @@ def make_state(
         head=HeadConfig(sample_rate=0.5, shards=shards),
         optim=OptimConfig(name=name, lr=0.02, clip_norm=5.0, fused=fused),
         train=TrainConfig(
-            batch_size=4, global_batch_size=global_batch, steps=8, nonfinite=nonfinite
+            batch_size=4,
+            global_batch_size=global_batch,
+            steps=8,
+            nonfinite=nonfinite,
+            precision=precision,
         ),
     )
     with mock.patch.dict(registry._BUILDERS, y1=tiny_builder()):
@@ -166,6 +171,26 @@ def skipped() -> None:
 
 def test_a_bad_step_is_counted_where_it_is_to_be_skipped() -> None:
     interpreted(skipped)
+
+
+def bad_loss_in_fp16() -> None:
+    state = make_state(precision="fp16")
+    assert state.head.defers
+    first, second, third = first_batches(state, 3)
+    train_step(state, first)
+    before = weights(state)
+    norm = next(m for m in state.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    overflow = norm.register_forward_pre_hook(lambda _, images: (images[0] * torch.inf,))
+    train_step(state, second)  # says nothing yet
+    overflow.remove()
+    assert same(before, weights(state))
+    with pytest.raises(FloatingPointError, match="step 1: the loss is not finite"):
+        train_step(state, third)
+    assert same(before, weights(state))
+
+
+def test_a_loss_that_is_not_finite_in_fp16_is_named_by_the_next_step() -> None:
+    interpreted(bad_loss_in_fp16)
 
 
 def host_reads(fused: bool) -> dict[str, int]:

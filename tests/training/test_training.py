@@ -21,13 +21,15 @@ from facescale.config import (
     DataConfig,
     HeadConfig,
     MarginConfig,
+    OptimConfig,
+    ScheduleConfig,
     TrainConfig,
 )
 from facescale.head import TargetMargin, arcface, combined
-from facescale.training import build, train
+from facescale.training import TrainState, build, train
 from facescale.training.metrics import read_metrics
 from facescale.training.micro_batch import MicroBatches
-from facescale.training.resume import restore_, save
+from facescale.training.resume import restore_, resume_, save
 from runs import CPU, assert_equal_states, losses
 from runs import small_run as small_run_of
 
@@ -177,14 +179,35 @@ def test_an_overflow_on_one_rank_skips_the_step_of_all(run_ranks: RunRanks) -> N
     assert run_ranks(overflow_on_one_rank, 2) == [True, True]
 
 
-def test_a_loss_that_is_not_finite_stops_before_any_weight_moves() -> None:
-    state = build(small_run(), CPU)
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_a_loss_that_is_not_finite_stops_before_any_weight_moves(precision: Any) -> None:
+    state = build(small_run(train=TrainConfig(batch_size=4, steps=4, precision=precision)), CPU)
     with torch.no_grad():
         next(state.backbone.parameters()).fill_(torch.nan)
     centres = state.head.centres.table.clone()
     with pytest.raises(FloatingPointError, match=r"step 0: the loss is not finite; lower optim.lr"):
         losses(state, 1)
     assert torch.equal(state.head.centres.table, centres)
+    assert all(buffer.isfinite().all() for buffer in state.backbone.buffers())
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "polynomial"])
+def test_the_rate_goes_on_from_where_it_was_with_another_batch(tmp_path: Path, kind: Any) -> None:
+    def state_of(batch: int) -> TrainState:
+        optim = OptimConfig(schedule=ScheduleConfig(kind=kind))
+        length = TrainConfig(global_batch_size=batch, epochs=2.0)  # of 64 images
+        return build(small_run(optim=optim, train=length), CPU)
+
+    old = state_of(8)
+    old.step, old.position = 4, 32
+    save(old, tmp_path)
+    for batch, steps in ((8, 12), (4, 24), (16, 6)):
+        state = state_of(batch)
+        assert resume_(state, tmp_path) == []
+        assert state.num_steps == 4 + steps
+        assert state.rate(4) == pytest.approx(old.rate(4))
+        assert state.rate(4 + steps // 2) == pytest.approx(old.rate(10))
+        assert state.rate(state.num_steps) == pytest.approx(0.0)
 
 
 def small_net() -> nn.Module:

@@ -17,7 +17,8 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
     """One update of backbone and class centres. Returns this rank's share of the loss, ().
 
     Where `state.asks_late`, a loss or gradient that is not finite is reported by the next step, or
-    by `settle`; it changes nothing, and neither does the step that reports it.
+    by `settle`; it changes nothing, and neither does the step that reports it. With fp16 and a head
+    that defers, that holds for the loss; the scaler deals with an overflow of the gradient.
 
     Every random number comes from (seed, step), so a run that was stopped repeats the same ones.
     """
@@ -43,22 +44,35 @@ def train_step(state: TrainState, batch: Batch) -> Tensor:
     settle_behind_forward(state, statistics)
     # The head works in float32 and needs no loss scale; what goes into the trunk does.
     share_of_update = 1 / config.train.accumulate
-    scale = state.scaler.scale(torch.ones((), device=state.device)) * share_of_update
+    one = torch.ones((), dtype=torch.float64, device=state.device)  # for runs in float64
+    scale = state.scaler.scale(one) * share_of_update
     embeddings.register_hook(lambda gradient: gradient * scale)
     loss = state.head(embeddings, sample, lr * config.head.lr_factor * share_of_update)
+    learn(state, batch, lr, loss, statistics)
+    state.step += 1
+    state.position += state.global_batch
+    share: Tensor = loss.detach()
+    return share
+
+
+def learn(state: TrainState, batch: Batch, lr: float, loss: Tensor, statistics: Tensor) -> None:
+    """The backward pass and the backbone's update, or neither where the loss is not finite."""
     if state.asks_late:
         loss.backward()
         learn_late(state, batch, lr, loss.detach(), statistics)
-    elif state.scaler.is_enabled() or loss.isfinite():
+    elif state.scaler.is_enabled() and state.head.defers:  # the scaler skips such an update
+        loss.backward()
+        bad = ~loss.detach().isfinite()
+        ask_later(state, batch, torch.stack([bad, torch.zeros_like(bad)]), statistics)
+        apply_gradients(state, batch, lr)
+    elif loss.isfinite():
         loss.backward()
         apply_gradients(state, batch, lr)
     else:
         set_(state.running, statistics)
         refuse(state, batch, "loss", LOSS_KEPT, state.step)
-    state.step += 1
-    state.position += state.global_batch
-    share: Tensor = loss.detach()
-    return share
+        if state.kept.gradients:  # an update may be due for the batches before
+            apply_gradients(state, batch, lr)
 
 
 def settle_behind_forward(state: TrainState, statistics: Tensor) -> None:
@@ -94,17 +108,22 @@ def apply_gradients(state: TrainState, batch: Batch, lr: float) -> None:
 def learn_late(
     state: TrainState, batch: Batch, lr: float, loss: Tensor, statistics: Tensor
 ) -> None:
-    """The backbone's step, which changes nothing where loss or gradient is not finite.
-
-    `settle` reads that later. A loss that is not finite also puts back the running `statistics`.
-    """
+    """The backbone's step, which changes nothing where loss or gradient is not finite."""
     norm = clip_gradients(state, lr)
     bad = torch.stack([~loss.isfinite(), ~norm.isfinite()])
     learn_unless_(state.optimizer, bad.any())
-    set_(state.running, torch.where(bad[:1], statistics, joined(state.running, statistics)))
+    ask_later(state, batch, bad, statistics)
     state.kept.update_average_()
-    state.pending = Pending(state.step, batch, LateNumbers(bad.long()))
     state.optimizer.zero_grad(set_to_none=True)
+
+
+def ask_later(state: TrainState, batch: Batch, bad: Tensor, statistics: Tensor) -> None:
+    """Put the running `statistics` back where the loss is not finite; the host reads `bad` later.
+
+    `bad` (2,) says whether the loss, and whether the gradient, is not finite.
+    """
+    set_(state.running, torch.where(bad[:1], statistics, joined(state.running, statistics)))
+    state.pending = Pending(state.step, batch, LateNumbers(bad.long()))
 
 
 def clip_gradients(state: TrainState, lr: float) -> Tensor:
