@@ -1,5 +1,6 @@
 """A run that begins from another: who stays keeps weight and momentum, others begin anew."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,14 @@ from torch import Tensor
 from conftest import RunRanks
 from facescale.checkpoint import tensors
 from facescale.checkpoint.folder import checkpoints
-from facescale.config import Config, DataConfig, HeadConfig, StartConfig, TrainConfig
+from facescale.config import (
+    Config,
+    DataConfig,
+    HeadConfig,
+    OptimConfig,
+    StartConfig,
+    TrainConfig,
+)
 from facescale.training import build, train
 from facescale.training.resume import save
 from facescale.training.start import _old_labels, begin_from_
@@ -112,11 +120,23 @@ def test_a_list_that_does_not_fit_is_refused(
         begin_from_(build(run_of(NEW, start), CPU), start)
 
 
+@pytest.mark.usefixtures("tiny_y1")
+def test_another_optimizer_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    old_run(0, tmp_path)
+    start = StartConfig(checkpoint=str(tmp_path))
+    config = replace(run_of(OLD, start), optim=OptimConfig(name="adamw"))
+    message = "its optimizer is SGD, but this run's is AdamW; set optim.name sgd, or take over"
+    with pytest.raises(ValueError, match=message):
+        begin_from_(build(config, CPU), start)
+
+
 def test_a_mapping_needs_a_checkpoint() -> None:
     with pytest.raises(ValueError, match=r"need start\.checkpoint"):
         StartConfig(classes="classes.txt")
     with pytest.raises(ValueError, match="takes two files"):
         StartConfig(checkpoint="runs/x", names=["one.txt"])
+    with pytest.raises(ValueError, match="give one of them"):
+        StartConfig(checkpoint="runs/x", classes="classes.txt", names=["one.txt", "two.txt"])
 
 
 @pytest.mark.timeout(20)

@@ -133,6 +133,10 @@ class StartConfig(Section, prefix="start."):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
+            self.classes is None or not self.names,
+            "start.classes and start.names say the same in two ways; give one of them",
+        )
+        require(
             len(self.names) in (0, 2),
             f"start.names takes two files, the old names and the new ones, got {self.names}",
         )

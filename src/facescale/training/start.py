@@ -43,6 +43,13 @@ def begin_from_(state: TrainState, start: StartConfig) -> None:
             f"{path}: its backbone is {saved.run.backbone}, but this run's is "
             f"{state.backbone.spec}; choose the same one"
         )
+    optimizer = type(state.optimizer).__name__
+    if saved.run.optimizer != optimizer:
+        raise ValueError(
+            f"{path}: its optimizer is {saved.run.optimizer}, but this run's is {optimizer}; set "
+            f"optim.name {saved.run.optimizer.lower()}, or take over the backbone alone with "
+            "backbone.weights"
+        )
     subcentres = state.head.centres.subcentres
     if saved.run.subcentres != subcentres:
         raise ValueError(
