@@ -10,11 +10,10 @@ def without_effect(config: Config) -> list[str]:
     schedule, margin, optim = config.optim.schedule, config.head.margin, config.optim
     taken = margin_values(margin.name)
     of_margin = f"head.margin.name is {margin.name}, which takes {', '.join(taken)}"
-    kind = f"optim.schedule.kind is {schedule.kind}"
     of_centres = optim.head_name == "sgd" and config.head.momentum is None
     why_not = {
-        "optim.schedule.boundaries": schedule.kind != "step" and kind,
-        "optim.schedule.power": schedule.kind != "polynomial" and kind,
+        "optim.schedule.power": schedule.kind != "polynomial"
+        and f"optim.schedule.kind is {schedule.kind}",
         "optim.momentum": optim.name != "sgd" and not of_centres and f"optim.name is {optim.name}",
         "head.momentum": optim.head_name != "sgd" and f"optim.head_name is {optim.head_name}",
         **{
