@@ -89,7 +89,7 @@ def test_an_image_that_cannot_be_read_is_named_with_its_list(images: Path) -> No
 @pytest.mark.parametrize("labels", ["01", "ab"])
 def test_a_list_that_is_written_anew_gives_no_wrong_label(images: Path, labels: str) -> None:
     path = images / "a.csv"
-    first, second = labels
+    first, second = labels[0], labels[1]
     path.write_text(f"path,label\n1.jpg,{first}\n1.jpg,{second}\n")
     faces = open_dataset(path)
     assert [faces.read(index).label for index in (0, 1)] == [0, 1]
