@@ -39,6 +39,7 @@ STAND_INS = {
     "NAME": "y1",
     "BATCH": "16",
     "IDENTITIES": "20000",
+    "--nproc_per_node=8": "--nproc_per_node=2",  # more ranks are in test_resharding.py
 }
 """Words of the documents, and what stands for them here: files of the fixture `places`, numbers."""
 
@@ -86,6 +87,7 @@ RULES = [
     Rule("facescale compare"),
     Rule("facescale import weights"),
     Rule("facescale export runs/emore_r100"),
+    Rule("facescale export runs/emore_r100 model.onnx --dtype int8", slow=True),
     Rule("facescale export runs/emore_r100 --package", not_run="YuNet; see test_package.py"),
     Rule("facescale unpack RUN --old", not_run="for checkpoints of old versions; see test_old.py"),
     Rule("facescale import config"),

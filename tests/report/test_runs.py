@@ -335,7 +335,9 @@ def processes_of(folder: Path) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGHUP]
+)
 def test_a_report_that_is_told_to_end_takes_its_trial_along(
     number: signal.Signals, tmp_path: Path
 ) -> None:
