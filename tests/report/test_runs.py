@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -351,6 +352,23 @@ def test_a_report_that_is_told_to_end_takes_its_trial_along(
     report.send_signal(number)
     assert report.wait(30) == 128 + number
     assert processes_of(tmp_path) == []
+
+
+def test_a_signal_while_a_trial_starts_ends_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, command: Any, **options: Any) -> None:
+            super().__init__([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(SystemExit), exit_on_signals():
+        run_trial_process(["torchrun"], tmp_path, threads=1, counted=1, timeout_s=60)
+    assert started[0].returncode == -signal.SIGTERM
 
 
 WRONG = ["--backbone.name", "r99"]

@@ -7,8 +7,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from facescale.plan.limit import OUT_OF_MEMORY
@@ -49,19 +49,22 @@ def run_trial_process(
         stale.unlink(missing_ok=True)
     assert command[0] == "torchrun"
     with (folder / "output.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *command[1:]],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            start_new_session=True,  # so that all ranks can be ended together
-        )
+        process = None
         try:
+            with _no_signal():  # it would come before the process has a name here
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "torch.distributed.run", *command[1:]],
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                    start_new_session=True,  # so that all ranks can be ended together
+                )
             status = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return Run(f"no end in {timeout_s:g} s")
         finally:
-            _end(process)
+            if process is not None:
+                _end(process)
     if status != 0:
         return _failure(folder)
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if "images_per_s" in row]
@@ -72,6 +75,25 @@ def run_trial_process(
         rates=[row["images_per_s"] for row in rows[-counted:]],
         peak_gib=max(row["peak_gib"] for row in rows),
     )
+
+
+@contextmanager
+def _no_signal() -> Iterator[None]:
+    """Put off signals that have a handler in Python until the block has ended."""
+    came: list[int] = []
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if _handled(n)]
+    before = {n: signal.signal(n, lambda n, _: came.append(n)) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for one in came:
+        signal.raise_signal(one)
+
+
+def _handled(number: signal.Signals) -> bool:
+    return callable(signal.getsignal(number))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
