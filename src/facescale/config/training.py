@@ -141,10 +141,6 @@ class StartConfig(Section, prefix="start."):
             f"start.names takes two files, the old names and the new ones, got {self.names}",
         )
         require(
-            not (self.classes and self.names),
-            "start.classes and start.names both say who is who; give one of them",
-        )
-        require(
             self.checkpoint is not None or not (self.classes or self.names),
             "start.classes and start.names need start.checkpoint",
         )
