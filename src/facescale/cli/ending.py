@@ -14,14 +14,10 @@ def exit_on_signals() -> Iterator[None]:
 
     By default they would end this process alone, and the trial that it waits for would run on.
     """
-    # What is ignored stays so: nohup ignores SIGHUP, and the benchmark is to outlive the terminal.
-    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, _leave) for number in heard}
-    try:
+    from facescale.training.signals import heard_by
+
+    with heard_by(_leave, (signal.SIGTERM, signal.SIGHUP)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _leave(number: int, _: FrameType | None) -> NoReturn:

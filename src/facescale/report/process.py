@@ -14,6 +14,9 @@ from pathlib import Path
 from facescale.plan.limit import OUT_OF_MEMORY
 from facescale.report.record import DONE, Run
 from facescale.training.metrics import read_metrics
+from facescale.training.signals import heard_by
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def trial_command(
@@ -79,21 +82,12 @@ def run_trial_process(
 
 @contextmanager
 def _no_signal() -> Iterator[None]:
-    """Put off signals that have a handler in Python until the block has ended."""
+    """Put off signals that would end this process until the block has ended."""
     came: list[int] = []
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if _handled(n)]
-    before = {n: signal.signal(n, lambda n, _: came.append(n)) for n in numbers}
-    try:
+    with heard_by(lambda number, _: came.append(number), _ENDING):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for one in came:
-        signal.raise_signal(one)
-
-
-def _handled(number: signal.Signals) -> bool:
-    return callable(signal.getsignal(number))
+    for number in came:
+        signal.raise_signal(number)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -7,7 +7,7 @@ and Ctrl-C sends SIGINT.
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -26,6 +26,8 @@ SIGNALS = (
 )
 IMPATIENCE_S = 2.0
 """A second Ctrl-C after so long leaves at once; before, torchrun's copy of the first may come."""
+
+Handler = Callable[[int, FrameType | None], object]
 
 
 @dataclass
@@ -73,19 +75,26 @@ class StopFlag:
 
 @contextmanager
 def asked_to_leave() -> Iterator[Asked]:
-    """Listen for the signals inside the block; what they did before holds again after it.
+    """Listen for the signals inside the block."""
+    asked = Asked()
+    with heard_by(asked, SIGNALS):
+        yield asked
+
+
+@contextmanager
+def heard_by(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Let `handler` hear signals inside the block; what they did before holds again after it.
 
     Python hears signals in its main thread alone; in another one there is nothing to listen for.
     """
-    asked = Asked()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield
         return
     # What is ignored stays so: nohup ignores SIGHUP, and the run is to outlive the terminal.
-    heard = (n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN)
-    before = {number: signal.signal(number, asked) for number in heard}
+    heard = (n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN)
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
-        yield asked
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, was in before.items():
+            signal.signal(number, was)
