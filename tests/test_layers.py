@@ -1,6 +1,7 @@
 """Every import points down: the house keeps its floors."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import facescale
@@ -51,6 +52,22 @@ def test_no_room_imports_from_its_own_floor_or_above() -> None:
         for other in imports(path) - {room}:
             # what is no room is a public name, taken from the package's face
             assert floor[other] < floor[room], f"{path.name} of {room} imports {other}"
+
+
+def imported_files(path: Path) -> set[Path]:
+    """Files of this package that a file imports, in its functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("facescale."):
+            module = ROOT.joinpath(*(node.module or "").split(".")[1:])
+            names = [module / alias.name for alias in node.names]
+            found |= {name.with_suffix(".py") for name in (module, *names)}
+    return {file for file in found if file.is_file()}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    sorter = TopologicalSorter({path: imported_files(path) for path in ROOT.rglob("*.py")})
+    sorter.prepare()  # CycleError names the files
 
 
 def test_networks_know_neither_kernels_nor_what_makes_them_faster() -> None:

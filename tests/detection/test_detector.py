@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from facescale.data.images import decode_whole
-from facescale.detection.detector import choose_face, find_faces, open_detector
+from facescale.detection.detector import choose_face, find_faces
+from facescale.detection.opening import open_detector
 from facescale.models.yunet import to_scrfd
 from painted_faces import Squares, painted
 from shared_data import shared_data

@@ -81,7 +81,8 @@ class _NormAct(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        from facescale.kernels.cuda.norm_operators import batch_norm_backward, of_parameters
+        from facescale.kernels.cuda.norm_operators import batch_norm_backward
+        from facescale.kernels.cuda.norm_parameters import of_parameters
 
         x, weight, bias, slope, mean, inverse = ctx.saved_tensors
         to_x, totals = batch_norm_backward(gradient, x, weight, bias, slope, mean, inverse)

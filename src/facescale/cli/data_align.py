@@ -77,7 +77,7 @@ def _folders(chosen: argparse.Namespace) -> tuple[Path, Path]:
 
 def _options(chosen: argparse.Namespace) -> dict[str, Any]:
     """All that the faces depend on."""
-    from facescale.detection.detector import VARIABLE
+    from facescale.detection.opening import VARIABLE
 
     model = Path(chosen.detector or os.environ[VARIABLE]).read_bytes()
     names = ("face", "format", "size", "longest", "min_score")

@@ -43,6 +43,6 @@ def detection_options(chosen: argparse.Namespace) -> list[str]:
 
 def open_chosen_detector(chosen: argparse.Namespace) -> "Detector":
     """The detector that the options name, or the environment."""
-    from facescale.detection.detector import open_detector
+    from facescale.detection.opening import open_detector
 
     return open_detector(chosen.detector, chosen.min_score)

@@ -1,8 +1,6 @@
-"""What a face detector is, how one is opened, and which of the faces it finds is meant."""
+"""What a face detector is, and which of the faces it finds is meant."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -10,9 +8,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facescale.data.images import Pixels
-
-VARIABLE = "FACESCALE_DETECTOR"
-"""In the environment: the model file of the detector, where none is given."""
 
 LONGEST = 640
 """Pixels of the longer side of what a detector sees; larger photographs are scaled down for it."""
@@ -42,38 +37,6 @@ class Detector(Protocol):
 
     def detect(self, image: Pixels) -> list[Face]:
         """The faces on an RGB image (height, width, 3), uint8, in any order."""
-
-
-def open_detector(path: str | Path | None = None, min_score: float | None = None) -> Detector:
-    """Open a model file: YuNet through OpenCV, or SCRFD as ONNX through onnxruntime.
-
-    Args:
-        path: The file; None takes the one that the variable `FACESCALE_DETECTOR` names.
-        min_score: Faces below it are not reported; None is the usual threshold of the model.
-
-    Raises:
-        FileNotFoundError: No file is given, or it does not exist.
-        ValueError: The file is neither of the two.
-        ImportError: The package that runs it is not installed.
-    """
-    path = path or os.environ.get(VARIABLE)
-    if not path:
-        raise FileNotFoundError(
-            f"no face detector: give --detector FILE or set {VARIABLE}, to a file of YuNet "
-            "(face_detection_yunet_2023mar.onnx of OpenCV Zoo) or of SCRFD (det_10g.onnx)"
-        )
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give the file of a face detector")
-    content = path.read_bytes()
-    # Of outputs, and of the input of a YuNet that `models.yunet` has rewritten as SCRFD.
-    if b"obj_8" in content and b"scrfd_input" not in content:
-        from facescale.detection.yunet import YuNet
-
-        return YuNet(path, 0.6 if min_score is None else min_score)
-    from facescale.detection.scrfd import Scrfd
-
-    return Scrfd(path, 0.5 if min_score is None else min_score)
 
 
 def find_faces(detector: Detector, image: Pixels, longest: int = LONGEST) -> list[Face]:

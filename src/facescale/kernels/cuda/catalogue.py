@@ -7,6 +7,7 @@ import torch
 
 from facescale.kernels.cuda import head, norm
 from facescale.kernels.cuda.draw import draw_rows
+from facescale.kernels.cuda.norm_parameters import Parameters
 from facescale.kernels.cuda.operands import FORMATS, Drawn, Rates
 from facescale.kernels.cuda.resources import Launch, compile_launch, launches
 from facescale.kernels.cuda.start import start_
@@ -61,7 +62,7 @@ def norm_launches(dtype: torch.dtype, channels: int = 64, size: int = 112) -> li
         x = x.to(memory_format=torch.channels_last)
         values = torch.empty(channels)
         for slope in (values, None):
-            parameters = norm.Parameters(values, values, slope)
+            parameters = Parameters(values, values, slope)
             norm.batch_norm(x, parameters, values, values, momentum=0.1, eps=1e-5, shortcut=x)
             norm.batch_norm_backward(x, x, parameters, values, values)
     return seen

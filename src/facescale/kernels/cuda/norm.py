@@ -15,21 +15,13 @@ from facescale.kernels.cuda.norm_kernels import (
     norm_sums_kernel,
     normalize_kernel,
 )
-from facescale.kernels.cuda.norm_operators import of_parameters
+from facescale.kernels.cuda.norm_parameters import Parameters, of_parameters
 from facescale.kernels.cuda.tiles import power_of_2
 
 ELEMENTS = 4096  # of a tile
 MOMENT_SPLITS = 512  # programs, at least, over which the sums of a forward pass are spread
 SUM_SPLITS = 264  # the same of a backward pass, whose programs hold more sums
 CHANNELS = 128  # of a tile, at most
-
-
-class Parameters(NamedTuple):
-    """Those of BatchNorm and PReLU: (C,) each; one `slope` for all channels is (1,)."""
-
-    weight: Tensor
-    bias: Tensor
-    slope: Tensor | None = None
 
 
 class Shape(NamedTuple):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from facescale.kernels.cpu.operators import define
+from facescale.kernels.cuda.norm_parameters import Parameters
 
 
 def _norm(
@@ -20,7 +21,7 @@ def _norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from facescale.kernels.cuda.norm import Parameters, batch_norm
+    from facescale.kernels.cuda.norm import batch_norm
 
     return batch_norm(
         x, Parameters(weight, bias, slope), running_mean, running_variance,
@@ -53,7 +54,7 @@ def _backward(
     mean: Tensor,
     inverse: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    from facescale.kernels.cuda.norm import Parameters, gradients
+    from facescale.kernels.cuda.norm import gradients
 
     return gradients(gradient, x, Parameters(weight, bias, slope), mean, inverse)
 
@@ -70,12 +71,3 @@ batch_norm_backward = define(
     on=("CPU", "CUDA"),
 )
 """`norm.gradients`: that of x, and totals (3, C) from which `of_parameters` takes the others."""
-
-
-def of_parameters(totals: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of weight, bias and slope."""
-    to_weight, to_bias, to_slope = totals
-    if slope is None:
-        return to_weight, to_bias, None
-    whole = len(slope) == len(to_slope)
-    return to_weight, to_bias, to_slope if whole else to_slope.sum(0, keepdim=True)

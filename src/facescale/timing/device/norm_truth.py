@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from facescale.kernels.cuda.norm_parameters import Parameters
 from facescale.timing.device.head_truth import relative
 
 MOMENTUM, EPS = 0.1, 2e-5
@@ -57,8 +58,6 @@ def norm_errors(
     Raises:
         ArithmeticError: A value is not finite, or of another type or layout than the image.
     """
-    from facescale.kernels.cuda import norm
-
     dtype, channels = getattr(torch, dtype_name), shape[1]
     x = (make(shape, 1, torch.float32) * 3 + offset).to(dtype).to(device)
     beside = make(shape, 2, dtype).to(device) if shortcut else None
@@ -67,7 +66,7 @@ def norm_errors(
     weight, bias, mean, spread = torch.randn(4, channels, generator=random).to(device)
     weight = 1 + 0.1 * weight
     slope = 0.25 + 0.1 * torch.rand(slopes, generator=random).to(device) if slopes else None
-    parameters = norm.Parameters(weight, bias, slope)
+    parameters = Parameters(weight, bias, slope)
     running = mean, 1 + spread.abs()
     before = [t.double() for t in running]
     truth, expected = _truth((x, weight, bias, slope, beside), before, gradient, training)
