@@ -15,7 +15,7 @@ from facescale.distributed import world_group
 from facescale.training import evaluate as evaluating
 from facescale.training import train
 from facescale.training.metrics import read_metrics
-from facescale.training.sets import check_sets, open_sets
+from facescale.training.sets import check_sets, open_sets, unused
 from runs import small_run
 
 
@@ -41,10 +41,20 @@ def test_a_name_is_found_beside_the_data(tmp_path: Path) -> None:
 
 def test_a_set_that_is_nowhere_is_named_with_the_places(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as error:
-        open_sets(["agedb_30"], str(tmp_path))
+        open_sets(["agedb_30", "cfp_fp"], str(tmp_path))
     assert str(error.value) == (
-        f"no verification set 'agedb_30': there is no agedb_30.bin nor {tmp_path}/agedb_30.bin"
+        f"no verification set 'agedb_30': there is no agedb_30.bin nor {tmp_path}/agedb_30.bin "
+        "(cfp_fp missing too); give paths of .bin files, which InsightFace's training sets bring "
+        "along, make one by `facescale data pairs`, or train without: --evaluation.sets '[]'"
     )
+
+
+def test_sets_beside_the_data_that_nobody_asked_for_are_named(tmp_path: Path) -> None:
+    assert unused([], str(tmp_path)) == ""
+    for name in ("cfp_fp", "lfw"):
+        write(tmp_path / f"{name}.bin")
+    assert unused([], str(tmp_path / "train.rec")).endswith(": --evaluation.sets lfw cfp_fp")
+    assert unused(["own.bin"], str(tmp_path)) == unused([], "synthetic") == ""
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:

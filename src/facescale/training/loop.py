@@ -30,7 +30,7 @@ from facescale.training.metrics import Tally, Window, memory_row, read_metrics
 from facescale.training.optim import unreached
 from facescale.training.precision import precision_note, settled
 from facescale.training.resume import resume_
-from facescale.training.sets import check_sets
+from facescale.training.sets import check_sets, unused
 from facescale.training.signals import StopFlag, asked_to_leave
 from facescale.training.start import begin_from_
 from facescale.training.state import TrainState, build
@@ -83,6 +83,8 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
         folder = stack.enter_context(locked(output, state.world))
         notes = [f"data: {state.found}", *state.found.warnings()]
         notes += resume_(state, output) if resume else []
+        if said := unused(config.evaluation.sets, config.data.path):
+            notes.append(said)
         if device.type == "cpu" and (reason := missing()):
             notes.append(f"without compiled kernels a step takes longer: {reason}")
         if said := precision_note(asked, config, device.type):

@@ -12,6 +12,8 @@ from facescale.evaluation.verification import check_pairs, choose_folds
 from facescale.files import shortest_names
 
 DECODED = 64  # images at a time, whose pixels are then dropped
+USUAL = ("lfw", "cfp_fp", "agedb_30", "cfp_ff", "calfw", "cplfw", "vgg2_fp")
+"""The sets that InsightFace's training sets bring along."""
 
 
 def open_sets(
@@ -30,7 +32,7 @@ def open_sets(
     Raises:
         FileNotFoundError, ValueError: A set is missing or damaged.
     """
-    places = dict.fromkeys(_place(source, data_path) for source in sources)
+    places = dict.fromkeys(_places(sources, data_path))
     names = _names(list(places))
     folder = None if images is None else Path(images)
     return [replace(_open(place, folder), name=names[place]) for place in places]
@@ -66,21 +68,55 @@ def check_sets(sets: Sequence[PairSet], world: Group) -> None:
             raise ValueError(f"{said}. Repair the set, or leave it out of evaluation.sets")
 
 
-def _place(source: str, data_path: str | list[str] | None) -> Path:
-    """Where a set lies; `att` is a place too."""
+def unused(sources: Sequence[str], data_path: str | list[str] | None) -> str:
+    """What to say of usual sets beside the data where a run verifies nothing; "" otherwise."""
+    beside = _folders(data_path)[1:]
+    there = [name for name in USUAL if any((at / f"{name}.bin").is_file() for at in beside)]
+    if sources or not there:
+        return ""
+    return (
+        "nothing is verified, since evaluation.sets is empty; the data comes with sets: "
+        f"--evaluation.sets {' '.join(there)}"
+    )
+
+
+def _places(sources: Iterable[str], data_path: str | list[str] | None) -> list[Path]:
+    """Where each set lies; `att` is a place too."""
+    asked = list(sources)
+    found = {source: _place(source, data_path) for source in asked}
+    if missing := [source for source, place in found.items() if place is None]:
+        tried = " nor ".join(map(str, _tried(missing[0], data_path)))
+        more = f" ({', '.join(missing[1:])} missing too)" if missing[1:] else ""
+        without = "" if data_path is None else ", or train without: --evaluation.sets '[]'"
+        raise FileNotFoundError(
+            f"no verification set {missing[0]!r}: there is no {tried}{more}; give paths of .bin "
+            "files, which InsightFace's training sets bring along, make one by `facescale data "
+            f"pairs`{without}"
+        )
+    return [place for place in found.values() if place is not None]
+
+
+def _place(source: str, data_path: str | list[str] | None) -> Path | None:
     if source == "att" or Path(source).is_file():
         return Path(source)
+    tried = [folder / name for folder in _folders(data_path) for name in (source, f"{source}.bin")]
+    return next((path for path in tried if path.is_file()), None)
+
+
+def _tried(source: str, data_path: str | list[str] | None) -> list[Path]:
+    """Where a set that is missing could have been."""
+    name = source if Path(source).suffix else f"{source}.bin"
+    return [folder / name for folder in _folders(data_path)]
+
+
+def _folders(data_path: str | list[str] | None) -> list[Path]:
+    """The current folder, and those of the data."""
     folders = [Path()]
     for name in [data_path] if isinstance(data_path, str) else data_path or []:
         if name not in ("att", "synthetic") and "://" not in name:
             data = Path(name)
             folders.append(data if data.is_dir() else data.parent)
-    tried = [folder / name for folder in folders for name in (source, f"{source}.bin")]
-    for path in tried:
-        if path.is_file():
-            return path
-    looked = " nor ".join(str(path) for path in tried if path.suffix == ".bin")
-    raise FileNotFoundError(f"no verification set {source!r}: there is no {looked}")
+    return folders
 
 
 def _names(places: list[Path]) -> dict[Path, str]:
