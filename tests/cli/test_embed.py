@@ -63,7 +63,7 @@ def test_a_stored_set_is_looked_up_without_a_model(
     main(["embed", "model.safetensors", "att", "att.npz", "--stretch"])
     assert "300 embeddings of 30 people" in capsys.readouterr().out
     Path("model.safetensors").unlink()
-    main(["identify", "att.npz", "att.npz", "--threshold", "2", "--candidates", "2"])
+    main(["identify", "att.npz", "att.npz", "--threshold", "1", "--candidates", "2"])
     said = capsys.readouterr().out
     assert "att.npz 299" in said
     assert said.count("unknown (nearest ") == 600
@@ -137,6 +137,12 @@ def test_ranks_share_the_search_for_faces(
         (["identify", "a.npz", "b.jpg", "--face", "only"], "--face is for --align"),
         (["identify", "a.npz", "b.jpg", "--align", "--stretch"], "leave out --points and"),
         (["identify", "a.npz", "b.jpg", "--candidates", "0"], "--candidates must be at least 1"),
+        (
+            ["identify", "a.npz", "b.jpg", "--threshold", "nan"],
+            "a finite number, got 'nan'",
+        ),
+        (["identify", "a.npz", "b.jpg", "--threshold", "-1.5"], "is a cosine in [-1, 1], got -1.5"),
+        (["identify", "a.npz", "b.jpg", "--fpir", "0"], "is a rate between 0 and 1, got 0"),
     ],
 )
 def test_a_mistake_is_one_clear_line(

@@ -1,12 +1,14 @@
 """Options in layers: what overrides what, types and ranges, and YAML that wants to do harm."""
 
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from facescale import cli
 from facescale.cli import main
 from facescale.cli.layers import Layer, build, merge, parse_layer, read_layer
 from facescale.cli.parser import Parser
@@ -252,3 +254,18 @@ def test_a_parser_reads_true_and_false() -> None:
 )
 def test_values_become_what_the_config_asks_for(value: Any, hint: Any, expected: Any) -> None:
     assert convert(value, hint, "name") == expected
+
+
+def test_no_command_takes_a_number_that_is_not_finite() -> None:
+    tried = 0
+    for command in cli.COMMANDS:
+        module = import_module(f"facescale.cli.{command.replace(' ', '_')}")
+        parser = Parser(command, "", "")
+        module.add_options(parser)
+        for action in parser._actions:
+            if action.type is float:
+                tried += 1
+                for word in ("nan", "-inf", "1e999", "x"):
+                    with pytest.raises(ValueError, match=f"must be a finite number, got '{word}'"):
+                        parser.parse([f"{action.option_strings[0]}={word}"])
+    assert tried > 10

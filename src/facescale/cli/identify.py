@@ -45,6 +45,10 @@ def run(chosen: argparse.Namespace) -> None:
     check_face_options(chosen)
     if chosen.candidates < 1:
         raise ValueError(f"--candidates must be at least 1, got {chosen.candidates}")
+    if not 0 < chosen.fpir < 1:
+        raise ValueError(f"--fpir is a rate between 0 and 1, got {chosen.fpir:g}")
+    if chosen.threshold is not None and not -1 <= chosen.threshold <= 1:
+        raise ValueError(f"--threshold is a cosine in [-1, 1], got {chosen.threshold:g}")
     from facescale.evaluation.embedded import read_embedded
     from facescale.evaluation.watchlist import make_watchlist
 

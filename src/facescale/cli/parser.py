@@ -1,6 +1,7 @@
 """The parser of every command: errors are raised, help is short, typos get a hint."""
 
 import argparse
+import math
 import shutil
 import sys
 from difflib import get_close_matches
@@ -31,6 +32,7 @@ class Parser(argparse.ArgumentParser):
         )
         self._positionals.title = "arguments"
         self.register("type", bool, _true_or_false)  # bool("false") is true
+        self.register("type", float, _finite)
 
     def parse(self, words: list[str]) -> argparse.Namespace:
         """The options among `words`; `--help` is shown and ends the process."""
@@ -55,6 +57,16 @@ class Parser(argparse.ArgumentParser):
 def _true_or_false(text: str) -> bool:
     value: bool = convert(text, bool, "value")
     return value
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
+    return number
 
 
 def answer(text: str, status: int = 0) -> NoReturn:
