@@ -15,6 +15,7 @@ import torch
 
 from facescale.cli import main
 from facescale.report.device.results import load
+from facescale.report.record import fingerprint
 from facescale.timing.clock import Timed, time_calls
 from facescale.timing.device import PHASES, Phase, capped, runner, trace
 from facescale.timing.device.__main__ import main as run_phase
@@ -25,6 +26,7 @@ from facescale.timing.device.head_times import ways
 from facescale.timing.device.runner import run_phases
 from facescale.timing.device.sizes import SIZES
 from facescale.timing.device.step_times import FEW, OURS, PEER, Setting, settings
+from mistakes import refused
 from triton_process import interpreted, needs_triton
 
 CPU = torch.device("cpu")
@@ -109,6 +111,37 @@ def test_the_command_measures_and_writes_a_page(
     assert "No module named 'nosuch'" in page
     main(["bench", "page", str(tmp_path / "device.json"), "--output", str(tmp_path / "again")])
     assert (tmp_path / "again" / "device.html").is_file()
+
+
+def test_phases_measured_before_are_kept_if_nothing_else_has_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from facescale.timing import device
+
+    path, here = tmp_path / "device.json", fingerprint()
+    monkeypatch.setattr(device, "PHASES", (Phase("bad", "nosuch", 1.0), PHASES[4]))
+    old = {"outcome": "done", "reason": "", "seconds": 1.0, "rows": [], "left_out": []}
+    settings = {"device": "cpu", "sizes": "tiny", "budget_s": 1.0}
+    values = {"format": "device 1", "settings": settings, "fingerprint": here}
+    path.write_text(json.dumps(values | {"phases": {"ceilings": old, "memory_all": old}}))
+    command = ["bench", "device", "--device", "cpu", "--sizes", "tiny", "--output", str(tmp_path)]
+    main([*command, "--phases", "memory_all"])
+    phases = json.loads(path.read_text())["phases"]
+    assert phases["ceilings"] == old
+    assert phases["memory_all"]["outcome"] == "not run"
+
+    before = path.read_text()
+    for changed, said in (
+        ({"fingerprint": here | {"commit": "before"}}, "with commit before, and now it is"),
+        (
+            {"settings": settings | {"sizes": "cpu"}},
+            "with --sizes cpu, and now it is tiny",
+        ),
+    ):
+        path.write_text(json.dumps(json.loads(before) | changed))
+        assert said in refused(capsys, *command, "--phases", "memory_all")
+    main([*command, "--budget", "0.5"])  # all phases: nothing is kept
+    assert "ceilings" not in json.loads(path.read_text())["phases"]
 
 
 def test_unknown_phases_and_budgets_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,11 @@ def add_options(parser: Parser) -> None:
         choices=["card", "cpu", "tiny"],
         help="of the work; those of the device if not given",
     )
-    add("--phases", metavar="NAMES", help="only these, with commas between: ceilings,head")
+    add(
+        "--phases",
+        metavar="NAMES",
+        help="measure only these anew, and keep the others: ceilings,head",
+    )
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -35,6 +39,7 @@ def run(chosen: argparse.Namespace) -> None:
         raise ValueError(f"--budget is {chosen.budget:g}; give seconds, such as 330")
     device, output = measured_device(chosen.device), Path(chosen.output)
     from facescale.report.device.page import check_folder
+    from facescale.report.device.results import kept_phases
     from facescale.report.record import fingerprint
     from facescale.timing.device import PHASES
     from facescale.timing.device.runner import run_phases
@@ -45,14 +50,19 @@ def run(chosen: argparse.Namespace) -> None:
     wanted = names if chosen.phases is None else chosen.phases.split(",")
     if unknown := [name for name in wanted if name not in names]:
         raise ValueError(f"--phases {unknown[0]!r}; there are {', '.join(names)}")
+    sizes, here = chosen.sizes or ("card" if device == "cuda" else "cpu"), fingerprint()
+    kept = {}
+    if chosen.phases is not None:
+        kept = kept_phases(output / "device.json", wanted, device, sizes, here)
     with exit_on_signals():
         path = run_phases(
             output,
             device=device,
-            sizes=chosen.sizes or ("card" if device == "cuda" else "cpu"),
+            sizes=sizes,
             budget_s=chosen.budget,
-            fingerprint=fingerprint(),
+            fingerprint=here,
             phases=[phase for phase in PHASES if phase.name in wanted],
+            kept=kept,
             say=lambda text: say(escape(text)),
         )
     say(f"[bold]{escape(str(path))}[/]")

@@ -1,8 +1,8 @@
 """The results of `facescale bench device`, as its JSON file holds them."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +95,33 @@ def load(path: Path) -> Results:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return results
+
+
+def kept_phases(
+    path: Path, chosen: Collection[str], device: str, sizes: str, fingerprint: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The phases in the file of an earlier run that a run of the phases `chosen` keeps, by name.
+
+    Args:
+        path: A device.json; there may be none.
+        chosen: Names of the phases that are measured again.
+        device: "cuda" or "cpu", of the run to come.
+        sizes: Likewise, a name of `SIZES`.
+        fingerprint: Of hardware and software now.
+
+    Raises:
+        ValueError: The phases to keep were measured elsewhere or otherwise, or the file is damaged.
+    """
+    if not path.exists():
+        return {}
+    earlier = load(path)
+    kept = {name: asdict(phase) for name, phase in earlier.phases.items() if name not in chosen}
+    settings = earlier.settings
+    then = {**earlier.fingerprint, "--device": settings.device, "--sizes": settings.sizes}
+    for name, value in {**fingerprint, "--device": device, "--sizes": sizes}.items():
+        if kept and then.get(name) != value:
+            raise ValueError(
+                f"{path} has {', '.join(kept)}, measured with {name} {then.get(name)}, and now it "
+                f"is {value}; pass another --output, or measure all phases, without --phases"
+            )
+    return kept

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def run_phases(
     budget_s: float,
     fingerprint: dict[str, Any],
     phases: Sequence[Phase] = PHASES,
+    kept: Mapping[str, Any] | None = None,
     say: Say = lambda _: None,
 ) -> Path:
     """Measure a device for about `budget_s` seconds; returns the file of the results.
@@ -44,6 +45,7 @@ def run_phases(
         budget_s: Seconds of all phases together; each shrinks its work to its share.
         fingerprint: Of hardware and software.
         phases: What is measured, in this order.
+        kept: Results of other phases, by name, which the file gets too.
         say: Is told of each phase that ends.
     """
     notes = folder / "phases"
@@ -53,7 +55,7 @@ def run_phases(
         "format": FORMAT,
         "settings": {"device": device, "sizes": sizes, "budget_s": budget_s},
         "fingerprint": fingerprint,
-        "phases": {},
+        "phases": dict(kept or {}),
     }
     waiting = [_Process(phase, notes, device, sizes) for phase in phases]
     try:
