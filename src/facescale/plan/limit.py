@@ -12,6 +12,8 @@ _SIGNS = (
     *("status_alloc_failed", "cublas_status_not_initialized"),  # no room for a handle of CUDA's
 )
 
+_NO_THREAD = "can't start new thread"
+
 
 def limit_memory(count: int, device: torch.device) -> None:
     """Make allocations of this process beyond `count` bytes fail.
@@ -61,7 +63,20 @@ def failure_of(error: BaseException) -> tuple[str, str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, in torch, numpy, a library or CUDA."""
+    """Whether an allocation failed, in torch, numpy, a library or CUDA.
+
+    Under a limit of the kernel, that is also a thread for whose stack nothing was left.
+    """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return any(sign in str(error).lower() for sign in _SIGNS)
+    message = str(error).lower()
+    signs = (*_SIGNS, _NO_THREAD) if _is_limited() else _SIGNS
+    return any(sign in message for sign in signs)
+
+
+def _is_limited() -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
