@@ -1,6 +1,7 @@
-"""Atomic writes, the cache folder, and errors that name the file."""
+"""Atomic writes, the cache folder, errors that name the file, and names that may be shown."""
 
 import hashlib
+import logging
 import os
 import secrets
 import stat
@@ -76,3 +77,21 @@ def said_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def printable(text: str) -> str:
+    r"""`text` with control characters, line breaks too, as escapes such as \x1b.
+
+    Names in files of strangers may hold sequences that move the cursor or hide text on a terminal.
+    """
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+class PrintableLines(logging.Formatter):
+    """Log messages as `printable` gives them; a traceback below one keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return printable(super().formatMessage(record))

@@ -62,6 +62,8 @@ def test_a_fault_of_ours_shows_its_traceback_and_asks_for_a_report(
         (OSError(errno.ELOOP, "no", "a"), "a: is a symbolic link that leads nowhere"),
         (OSError(errno.EIO, "Input/output error", "a"), "a: Input/output error"),
         (OSError("run/x could not be written: full"), "run/x could not be written: full"),
+        (OSError(errno.EIO, "no", "a\n\x1b[2J\u202e"), r"a\n\x1b[2J\u202e: no"),
+        (ValueError("class '\x1b[31mred\x07'"), r"class '\x1b[31mred\x07'"),
         (ConnectionError("the other ranks are gone"), "the other ranks are gone"),
         (MemoryError(), "out of memory; take a smaller batch or fewer identities"),
         (

@@ -1,12 +1,14 @@
 """Tables and lines in pipes and narrow terminals, with names of every kind."""
 
 import json
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from facescale import backbones, save_backbone
+from facescale import backbones, cli, save_backbone
 from facescale.cli import main
 from facescale.cli.terminal import escape, file_to_write, say, show, table
 from facescale.data.pairs import PairSet, save_pairs
@@ -31,6 +33,28 @@ def test_a_table_is_never_cut(
     assert first.split() == [LONG, *"123456789"]
     assert second.split() == ["[/]x[bold]:100:", *"abcdefghi"]
     assert line == f"[/]{LONG}:cat:"
+
+
+def test_names_of_strangers_cannot_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "\x1b[2Janna\r\n\u202e"
+    shown = table("person")
+    shown.add_row(escape(name))
+    show(shown)
+    say(escape(name))
+
+    def warn(_: object) -> None:
+        logging.getLogger("facescale.data.folder").warning("%s has no image", name)
+
+    module = SimpleNamespace(USAGE="", add_options=lambda parser: None, run=warn)
+    monkeypatch.setattr(cli, "import_module", lambda name: module)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those of pytest
+    main(["presets"])
+    said = capsys.readouterr()
+    plain = r"\x1b[2Janna\r\n\u202e"
+    assert [line.strip() for line in said.out.splitlines()] == ["person", plain, plain]
+    assert said.err == f"{plain} has no image\n"
 
 
 def test_a_file_that_cannot_be_written_is_known_before_the_work(tmp_path: Path) -> None:

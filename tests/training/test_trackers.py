@@ -14,7 +14,7 @@ import pytest
 from facescale.config import CheckpointConfig, TrainConfig
 from facescale.training import keeping, train
 from facescale.training.metrics import read_metrics
-from facescale.training.trackers import Jsonl, Run, Tracker, register, tracker
+from facescale.training.trackers import Console, Jsonl, Run, Tracker, register, tracker
 from runs import small_run
 
 pytestmark = pytest.mark.usefixtures("tiny_y1")
@@ -191,6 +191,18 @@ def test_a_reader_that_leaves_costs_no_line_of_the_log(
     lines = (tmp_path / "training.log").read_text()
     assert [f"Global Step: {step} " in lines for step in range(1, 5)] == [True] * 4
     assert capfd.readouterr().err == ""
+
+
+def test_the_log_has_no_control_characters_of_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console()
+    console.start(Run(tmp_path, {}, step=0, num_steps=1))
+    console.text(0, "anna\x1b[2J\n has no image")
+    console.close()
+    (line,) = (tmp_path / "training.log").read_text().splitlines()
+    assert line.endswith(r"-anna\x1b[2J\n has no image")
+    assert capsys.readouterr().out == f"{line}\n"
 
 
 def test_what_a_short_run_never_reaches_is_told(

@@ -5,6 +5,7 @@ options are read: `facescale --help` and mistakes answer at once.
 """
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 from facescale.allocator import keep_freed_memory
 from facescale.cli.mistakes import one_line, shows_tracebacks, tell_torchrun
 from facescale.cli.parser import Parser, answer, choose
+from facescale.files import PrintableLines, printable
 
 COMMANDS = {
     "train": "train a backbone and its class centres",
@@ -64,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a path may have bytes that are no text
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:  # shows warnings of the library, which may have names
+        logging.lastResort.setFormatter(PrintableLines())
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")  # refused by us
     try:
         module, chosen = _read(list(sys.argv[1:] if arguments is None else arguments))
@@ -81,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         if line is not None:
             _end(line, 2)
-        named = traceback.format_exception_only(error)[-1].strip()
+        named = printable(traceback.format_exception_only(error)[-1].strip())
         _end(f"{named}: this is a fault of facescale; please report it with the lines above", 1)
 
 

@@ -73,7 +73,7 @@ def report(dataset: "Dataset", out: str, options: "Options") -> None:
     from facescale.data.found import found_in
     from facescale.datasets.convert import SKIPPED, Conversion
 
-    say(f"found {found_in(dataset)}")
+    say(escape(f"found {found_in(dataset)}"))
     work = Conversion(dataset, out, options)
     try:
         if 0 < work.remaining < len(dataset):

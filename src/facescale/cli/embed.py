@@ -16,6 +16,7 @@ from facescale.cli.networks import add_network_options, check_network_options, o
 from facescale.cli.parser import Parser
 from facescale.cli.progress import show_progress
 from facescale.cli.terminal import file_to_write
+from facescale.files import printable
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +118,7 @@ def _say_problems(faces: "Faces", problems: dict[int, str]) -> None:
     shown = [f"{whole.describe(index)}: {problems[index]}" for index in list(problems)[:_SHOWN]]
     more = f" and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
     told = "; ".join(shown)
-    print(f"{len(problems):,} photographs left out: {told}{more}", file=sys.stderr)
+    print(printable(f"{len(problems):,} photographs left out: {told}{more}"), file=sys.stderr)
 
 
 _SHOWN = 10

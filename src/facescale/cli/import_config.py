@@ -30,7 +30,7 @@ def run(chosen: argparse.Namespace) -> None:
 
     from facescale.config import Config, arcface_torch
     from facescale.config.fields import fields, values
-    from facescale.files import write_whole
+    from facescale.files import printable, write_whole
 
     source = Path(chosen.config)
     if not source.is_file():
@@ -42,7 +42,7 @@ def run(chosen: argparse.Namespace) -> None:
         for name, value in found.options.items()
     }
     config: Config = build(options)
-    text = f"# {source.name} of arcface_torch, for {chosen.gpus} GPUs.\n"
+    text = f"# {printable(source.name)} of arcface_torch, for {chosen.gpus} GPUs.\n"
     text += yaml.safe_dump(_nested(values(config), values(Config())), sort_keys=False)
     if chosen.output is None:
         sys.stdout.write(text)
@@ -50,7 +50,7 @@ def run(chosen: argparse.Namespace) -> None:
         write_whole(file_to_write(chosen.output), [text.encode()])
         print(chosen.output)
     for note in found.notes:
-        sys.stderr.write(f"{source.name}: {note}\n")
+        sys.stderr.write(f"{printable(f'{source.name}: {note}')}\n")
 
 
 def _nested(options: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from facescale.cli.models import add_weights_options
 from facescale.cli.parser import Parser
 from facescale.cli.terminal import file_to_write
+from facescale.files import printable
 
 USAGE = "facescale import weights FILE OUT.safetensors [options]"
 ABOUT = """
@@ -33,4 +34,5 @@ def run(chosen: argparse.Namespace) -> None:
     )
     print(f"{output}: {backbone.name}, {spec}; {count:,} parameters")
     if left := beside_network(Path(chosen.file)):
-        print(f"left out, not of the network: {', '.join(left[:5])}{', ...' * (len(left) > 5)}")
+        told = f"{', '.join(left[:5])}{', ...' * (len(left) > 5)}"
+        print(printable(f"left out, not of the network: {told}"))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from facescale.files import printable
+
 TRACEBACK = "FACESCALE_TRACEBACK"
 """At 1 in the environment, every error shows where it was raised."""
 
@@ -57,6 +59,11 @@ _REASONS = {
 
 def one_line(error: Exception) -> str | None:
     """What the user should know of `error`; None where it is a fault of this package."""
+    text = _text(error)
+    return None if text is None else printable(text)
+
+
+def _text(error: Exception) -> str | None:
     out_of_memory = isinstance(error, MemoryError) or _ALLOCATION in str(error)
     if out_of_memory and not isinstance(error, OSError):
         text = "" if isinstance(error, RuntimeError) else " ".join(str(error).split())

@@ -5,12 +5,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from facescale.files import printable
+
 __all__ = ["PICTURES", "escape", "file_to_write", "say", "show", "show_json", "table"]
+
+
+def escape(text: str) -> str:
+    """A name or a path as rich's markup shows it, with control characters as escapes."""
+    return markup.escape(printable(text))
 
 
 def say(text: str) -> None:

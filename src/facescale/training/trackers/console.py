@@ -20,11 +20,11 @@ from rich.progress import (
 )
 
 from facescale.evaluation.verification import Verification
-from facescale.files import naming
+from facescale.files import PrintableLines, naming, printable
 from facescale.training.metrics import speed_line
 from facescale.training.trackers.tracker import Run, Tracker, register
 
-LINE = logging.Formatter("Training: %(asctime)s-%(message)s")  # arcface_torch's
+LINE = PrintableLines("Training: %(asctime)s-%(message)s")  # arcface_torch's
 LOG = logging.getLogger("facescale.training")
 
 
@@ -107,7 +107,7 @@ class Console(Tracker):
         """A warning."""
         LOG.warning(text)
         if self._bar is not None:
-            self._bar.console.print(escape(text))
+            self._bar.console.print(escape(printable(text)))
 
     def verification(self, step: int, name: str, answer: Verification) -> None:
         """The lines of arcface_torch, and one above the bar."""
@@ -119,7 +119,7 @@ class Console(Tracker):
         LOG.info("[%s][%d]Accuracy-Highest: %1.5f", name, step, self.best[name])
         if self._bar is not None:
             self._bar.console.print(
-                f"step {step}: {escape(name)} [bold]{100 * answer.accuracy:.2f} %[/] "
+                f"step {step}: {escape(printable(name))} [bold]{100 * answer.accuracy:.2f} %[/] "
                 f"+- {100 * answer.accuracy_std:.2f}, best {100 * self.best[name]:.2f} %"
             )
 
