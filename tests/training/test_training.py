@@ -141,6 +141,13 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         restore_(build(small_run(backbone=BackboneConfig(name="y1", embedding_dim=8)), CPU), path)
 
 
+def test_another_seed_than_that_of_the_checkpoint_is_told(tmp_path: Path) -> None:
+    save(build(small_run(seed=3), CPU), tmp_path)
+    assert resume_(build(small_run(seed=3), CPU), tmp_path) == []
+    (line,) = resume_(build(small_run(), CPU), tmp_path)
+    assert line.startswith("seed is 0, but the checkpoint was written with 3: ")
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.02), ("fp16", 0.004)])
 def test_low_precision_follows_float32(precision: str, tolerance: float) -> None:
     answers = []

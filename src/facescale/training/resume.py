@@ -67,8 +67,8 @@ def save(state: TrainState, output: Path, best: int | None = None) -> None:
 def resume_(state: TrainState, output: Path) -> list[str]:
     """Bring `state` to the last whole checkpoint in the run's folder; without any it stays.
 
-    Returns what there is to say about it: that there is none, or a line for each checkpoint that is
-    damaged or not finite.
+    Returns what there is to say about it: that there is none, a line for each checkpoint that is
+    damaged or not finite, and that it was written with another seed.
 
     Raises:
         ValueError: All checkpoints are damaged, or the last one is not of this run.
@@ -80,17 +80,29 @@ def resume_(state: TrainState, output: Path) -> list[str]:
         wrong = checkpoint.damage(folder / name, state.world)
         if wrong is not None:
             passed.append(f"{folder / name} is damaged: {wrong}")
-        elif not record.read(folder / name).finite:
-            passed.append(f"{folder / name} has weights that are not finite")
-        else:
+            continue
+        saved = record.read(folder / name)
+        if saved.finite:
             restore_(state, folder / name)
-            return [f"{line}; going on from {name}" for line in passed]
+            said = [f"{line}; going on from {name}" for line in passed]
+            return said + _of_another_seed(saved.run.seed, state.config.seed)
+        passed.append(f"{folder / name} has weights that are not finite")
     if passed:
         raise ValueError(
             f"no checkpoint is whole: {'; '.join(passed)}. Bring one back from a copy, or remove "
             "them to begin anew"
         )
     return [f"no checkpoint in {folder}: starting at step 0"]
+
+
+def _of_another_seed(before: int, now: int) -> list[str]:
+    if before == now:
+        return []
+    return [
+        f"seed is {now}, but the checkpoint was written with {before}: other classes are drawn and "
+        "samples come in another order from here on, so an image may be twice in this epoch or not "
+        f"at all; --seed {before} goes on exactly"
+    ]
 
 
 def restore_(state: TrainState, path: Path) -> None:
