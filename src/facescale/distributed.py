@@ -247,7 +247,7 @@ def processes(device: str = "auto", timeout_s: float = 600.0) -> Iterator[torch.
 
 
 def _local_card() -> int:
-    """The number of this rank's card on its host; ValueError where there is none."""
+    """The number of this rank's GPU on its host; ValueError where there is none."""
     rank, cards = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if rank >= cards:
         raise ValueError(

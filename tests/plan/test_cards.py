@@ -149,7 +149,7 @@ def test_a_plan_for_a_card_says_that_none_has_confirmed_it(
         main([*options, "--device", device, "--json"])
         assert json.loads(capsys.readouterr().out)["confirmed"] == confirmed
         main([*options, "--device", device])
-        assert ("No card has confirmed this plan" in capsys.readouterr().out) != confirmed
+        assert ("No GPU has confirmed this plan" in capsys.readouterr().out) != confirmed
 
 
 @needs_triton

@@ -82,7 +82,7 @@ def card() -> Results:
     }
     results = {name: Phase("done", seconds=9.0, rows=rows) for name, rows in phases.items()}
     results["backbone"] = Phase("killed by signal 9", "Killed")
-    return Results(DeviceSettings("cuda", "card", 330.0), {"gpu": "NVIDIA H100"}, results)
+    return Results(DeviceSettings("cuda", "gpu", 330.0), {"gpu": "NVIDIA H100"}, results)
 
 
 def test_targets_say_what_is_reached_and_what_is_missing() -> None:

@@ -191,7 +191,7 @@ def test_ceilings_are_measured(tmp_path: Path) -> None:
 
 
 def test_the_settings_of_a_card_begin_with_the_targets_and_the_reports_rows() -> None:
-    chosen = settings(SIZES["card"], on_cuda=True)
+    chosen = settings(SIZES["gpu"], on_cuda=True)
     assert len(set(chosen)) == len(chosen)
     first = Setting("r100", 256, "bf16", 360_232, "glint360k", 0.1, way="graphs")
     assert chosen[:3] == [first, replace(first, who=PEER, way="eager"), replace(

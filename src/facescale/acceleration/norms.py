@@ -69,7 +69,7 @@ class _NormAct(torch.autograd.Function):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        from facescale.kernels.cuda.norm_operators import batch_norm  # not before a card is used
+        from facescale.kernels.cuda.norm_operators import batch_norm  # not before a GPU is used
 
         y, mean, inverse = batch_norm(
             x, weight, bias, slope, shortcut, running_mean, running_variance, momentum, eps

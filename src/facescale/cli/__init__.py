@@ -45,7 +45,7 @@ COMMANDS = {
     "bench report": "run the tables of the report on this machine and write them up",
     "bench page": "write the pages of a report from its results.json; nothing is measured",
     "bench case": "one trial of the report: steps and their rates, nothing saved",
-    "bench device": "measure what a card can do, in minutes, with tables and plots",
+    "bench device": "measure what a GPU can do, in minutes, with tables and plots",
     "bench kernels": "time head, step, loader or inference beside the peers' plans of work",
 }
 """What there is, and what it does; `bench case` is in the module `bench_case`."""

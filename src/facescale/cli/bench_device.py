@@ -1,4 +1,4 @@
-"""`facescale bench device`: what a card can do, in phases, as JSON and a page."""
+"""`facescale bench device`: what a GPU can do, in phases, as JSON and a page."""
 
 import argparse
 from pathlib import Path
@@ -23,7 +23,7 @@ def add_options(parser: Parser) -> None:
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add(
         "--sizes",
-        choices=["card", "cpu", "tiny"],
+        choices=["gpu", "cpu", "tiny"],
         help="of the work; those of the device if not given",
     )
     add(
@@ -50,7 +50,7 @@ def run(chosen: argparse.Namespace) -> None:
     wanted = names if chosen.phases is None else chosen.phases.split(",")
     if unknown := [name for name in wanted if name not in names]:
         raise ValueError(f"--phases {unknown[0]!r}; there are {', '.join(names)}")
-    sizes, here = chosen.sizes or ("card" if device == "cuda" else "cpu"), fingerprint()
+    sizes, here = chosen.sizes or ("gpu" if device == "cuda" else "cpu"), fingerprint()
     kept = {}
     if chosen.phases is not None:
         kept = kept_phases(output / "device.json", wanted, device, sizes, here)

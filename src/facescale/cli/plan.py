@@ -60,7 +60,7 @@ def run(chosen: argparse.Namespace) -> None:
     _show_setting(planner, plan)
     _show_parts(plan)
     if planner.device_type != "cpu":
-        say("No card has confirmed this plan: it is counted, not measured (docs/gpu.md).")
+        say("No GPU has confirmed this plan: it is counted, not measured (docs/gpu.md).")
     if memory is not None:
         _show_limits(limits, memory)
     _show_published()
@@ -111,8 +111,8 @@ def _show_published() -> None:
     from facescale.report.published import MOST_IDENTITIES
 
     say("\nPublished, on other hardware: most identities")
-    shown = table("system", "cards", "setting", "identities", left=3)
+    shown = table("system", "GPUs", "setting", "identities", left=3)
     for entry in MOST_IDENTITIES:
-        cards = f"{entry.devices} x V100-{entry.card_gib}GB"
-        shown.add_row(entry.system, cards, entry.setting, f"{entry.identities:,}")
+        gpus = f"{entry.devices} x V100-{entry.card_gib}GB"
+        shown.add_row(entry.system, gpus, entry.setting, f"{entry.identities:,}")
     show(shown)

@@ -94,6 +94,6 @@ class HeadConfig(Section, prefix="head."):
     products: Literal["tf32x3", "tf32", "bf16"] = "tf32x3"
     """How a CUDA device rounds the factors of the head's products; tf32x3 is exact as float32."""
     logits_mib: Count | None = None
-    """MiB of logits kept for the backward pass. Not given: 256, on CUDA a sixteenth of the card."""
+    """MiB of logits kept for the backward pass. Not given: 256, on CUDA a sixteenth of the GPU."""
     overlap: bool = True
     """On CUDA, move the centres while the backbone's backward pass runs. It changes no number."""

@@ -108,7 +108,7 @@ class TrainConfig(Section, prefix="train."):
     """Compile the backbone with torch.compile; takes minutes at the start."""
     graphs: bool | None = None
     """Replay the backbone's passes as CUDA graphs: the host launches two graphs, not hundreds of
-    kernels. When not given: on a card with one rank, for the convolutional networks."""
+    kernels. When not given: on a GPU with one rank, for the convolutional networks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

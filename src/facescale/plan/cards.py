@@ -1,7 +1,7 @@
-"""What a step takes on a card beyond the backbone's tensors.
+"""What a step takes on a GPU beyond the backbone's tensors.
 
 The head's buffers follow from its kernels. What no tensor is - CUDA's context, workspaces of its
-libraries, holes between the allocator's blocks - are rules. No card has confirmed either.
+libraries, holes between the allocator's blocks - are rules. No GPU has confirmed either.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from facescale.kernels.cuda.tiles import SPLITS, Precision, tile_for
 CARD = torch.device("cuda")
 
 CONTEXT = 600 << 20
-"""Of the driver and loaded kernels: 0.5 to 0.7 GB on current cards."""
+"""Of the driver and loaded kernels: 0.5 to 0.7 GB on current GPUs."""
 WORKSPACES = 256 << 20
 """Of cuBLAS (32 MiB a stream on Hopper) and of cuDNN's algorithms."""
 HOLES = 0.05
@@ -44,7 +44,7 @@ def serves(stored: torch.dtype, dim: int) -> bool:
 
 
 def budget(memory: int | None) -> int:
-    """Bytes of logits kept by default on a card of so much memory, or on the card here."""
+    """Bytes of logits kept by default on a GPU of so much memory, or on the GPU here."""
     if memory is None and not torch.cuda.is_available():
         return LOGITS_BUDGET
     return logits_budget(CARD, memory)

@@ -18,7 +18,7 @@ _NO_THREAD = "can't start new thread"
 def limit_memory(count: int, device: torch.device) -> None:
     """Make allocations of this process beyond `count` bytes fail.
 
-    On CUDA the limit is one of the device's memory, CUDA's context included, as if the card had no
+    On CUDA the limit is one of the device's memory, CUDA's context included, as if the GPU had no
     more than `count`. It is enforced by torch's caching allocator; what other libraries allocate is
     not limited. On a CPU it is the kernel's RLIMIT_DATA, which counts heap and private writable
     mappings, touched or not. RLIMIT_AS would count libraries and reserved address space too, of
@@ -48,7 +48,7 @@ def _limit_card(count: int, device: torch.device) -> None:
 def outside_allocator(device: torch.device) -> int:
     """Bytes of a CUDA device that are in use, but not by torch's caching allocator.
 
-    These are CUDA's context and, where the card is shared, the memory of other processes.
+    These are CUDA's context and, where the GPU is shared, the memory of other processes.
     """
     torch.empty(1, device=device)  # makes the context
     free, total = torch.cuda.mem_get_info(device)

@@ -2,7 +2,7 @@
 
 The backbone's share is counted on fake tensors, the head's on a small head (see `costs.py`). What
 is beyond tensors - the process itself, and the holes in its heap - is a rule with a measured
-constant, stated below. Those of a card are in `cards.py`.
+constant, stated below. Those of a GPU are in `cards.py`.
 """
 
 from dataclasses import dataclass, replace

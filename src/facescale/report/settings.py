@@ -29,7 +29,7 @@ class Settings:
         batch: Samples per device; None means the report's 64 and 256.
         own: By network, `batch` and `iterations` of its own in place of those.
         data: Folder of each data set (emore, glint360k); a set without one is synthetic.
-        memory: Limits of a rank in bytes, for the searches. On CUDA the card is a limit by itself.
+        memory: Limits of a rank in bytes, for the searches. On CUDA the GPU is a limit by itself.
         device: "auto", "cpu" or "cuda".
         threads: Threads of a rank, on the CPU.
         precision: Of the search for the most identities; None means the preset's.

@@ -30,7 +30,7 @@ def settled(config: Config, device_type: str) -> Config:
 def has_bfloat16(device_type: str) -> bool:
     """Whether devices of this type multiply bfloat16 in hardware.
 
-    Every current CUDA card does; without a card, CUDA is taken for one. A CPU does with AVX-512
+    Every current NVIDIA GPU does; without a GPU, CUDA is taken for one. A CPU does with AVX-512
     BF16, AMX or Arm's BF16 instructions.
     """
     if device_type == "cuda":

@@ -12,7 +12,7 @@ from torch import Tensor
 from facescale.head.step import Step
 from facescale.kernels.cuda import head_kernels_serve
 
-LEAST_ROWS = 1 << 14  # whose logits are computed again at a time: enough to fill a card
+LEAST_ROWS = 1 << 14  # whose logits are computed again at a time: enough to fill a GPU
 SHARED_ROWS = 1 << 16  # whose gradients copies of a shard sum up at a time
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 STORED = (torch.float32, torch.bfloat16, torch.uint8)  # types of rows that the head's kernels know
 MOST_NUMBERS = 512  # of a row: the largest that was compiled without a spilled register
-CAPABILITY = (8, 0)  # of the oldest card that the kernels were compiled for
+CAPABILITY = (8, 0)  # of the oldest GPU that the kernels were compiled for
 
 
 @cache
@@ -42,7 +42,7 @@ _assumed = ContextVar("_assumed", default=False)
 
 @contextmanager
 def assumed() -> Iterator[None]:
-    """Inside, tensors count as those of a card that runs the kernels: for plans on fake ones."""
+    """Inside, tensors count as those of a GPU that runs the kernels: for plans on fake ones."""
     token = _assumed.set(True)
     try:
         yield
@@ -51,7 +51,7 @@ def assumed() -> Iterator[None]:
 
 
 def runs_on(device: torch.device) -> bool:
-    """Whether `device` is a card for which the kernels were compiled, or its double in tests."""
+    """Whether `device` is a GPU for which the kernels were compiled, or its double in tests."""
     return _runs_on(device)
 
 

@@ -1,4 +1,4 @@
-"""What kernels need of a card, found by compiling them ahead of time; no GPU is needed.
+"""What kernels need of a GPU, found by compiling them ahead of time, without one.
 
 `with launches() as seen:` records what the operators would launch, on tensors of device "meta";
 `compile_launch` compiles one of them as triton would on its first call. `catalogue` prints the

@@ -82,14 +82,14 @@ MEASURED: dict[int, dict[str, dict[Precision, Tile]]] = {
         },
     }
 }
-"""By compute capability: those that were the fastest on such a card, in place of `TILES`."""
+"""By compute capability: those that were the fastest on such a GPU, in place of `TILES`."""
 
 _assumed = ContextVar("_assumed", default=80)
 
 
 @contextmanager
 def assumed(capability: int) -> Iterator[None]:
-    """Inside, tiles of tensors that are on no card are those for a card of this capability."""
+    """Inside, tiles of tensors that are on no GPU are those for a GPU of this capability."""
     token = _assumed.set(capability)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The published report's rows of one device, beside what this card did."""
+"""The published report's rows of one device, beside what this GPU did."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ COMMAND = "facescale bench device"
 
 
 def record_of(results: Results) -> Record:
-    """The rows of one card as `facescale bench report` keeps them, for its pages and comparisons.
+    """The rows of one GPU as `facescale bench report` keeps them, for its pages and comparisons.
 
     With one device, data parallel and model parallel are the same work.
     """

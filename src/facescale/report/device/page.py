@@ -15,7 +15,7 @@ from facescale.report.tables import PUBLISHED_NOTE
 def write_device_page(results: Results, output: Path) -> list[Path]:
     """Write `device.html`, `device.md` and their plots into `output`; returns the two pages.
 
-    Where a card was measured, `results.json` gets the rows of the published report in the form of
+    Where a GPU was measured, `results.json` gets the rows of the published report in the form of
     `facescale bench report`.
 
     Raises:
@@ -63,5 +63,5 @@ def _procedure(results: Results) -> list[str]:
         "after a warm-up."
     ]
     if not results.on_card:
-        said.append("A CPU was measured, so nothing here says anything about a card.")
+        said.append("A CPU was measured, so nothing here says anything about a GPU.")
     return said

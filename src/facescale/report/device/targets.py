@@ -1,4 +1,4 @@
-"""What one card of 80 GB should reach: target, reached, missing."""
+"""What one GPU of 80 GB should reach: target, reached, missing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Target:
 
 
 def targets_table(results: Results) -> Table:
-    """All targets; they are of a card, so a CPU reaches none."""
+    """All targets; they are of a GPU, so a CPU reaches none."""
     measured = results if results.on_card else Results(results.settings, results.fingerprint)
     table = Table("Targets", ["work", "target", "reached", "missing"])
     table.rows = [target.row for target in targets(measured)]

@@ -59,7 +59,7 @@ def run(bench: Bench) -> None:
         memory = int(cap * GIB)
         if bench.on_cuda:
             if memory > torch.cuda.get_device_properties(bench.device).total_memory:
-                bench.notes.add({"what": "limit", "note": f"this card has less than {cap:g} GiB"})
+                bench.notes.add({"what": "limit", "note": f"this GPU has less than {cap:g} GiB"})
                 return
             limit_memory(memory, bench.device)
     process = 0 if bench.on_cuda else peak_memory(bench.device)

@@ -1,4 +1,4 @@
-"""The head's Triton kernels against dense float64 matrices: on a card, or in the interpreter.
+"""The head's Triton kernels against dense float64 matrices: on a GPU, or in the interpreter.
 
 Fresh tensors of the operators start as NaN, so that a value that no kernel has written shows.
 """

@@ -1,4 +1,4 @@
-"""BatchNorm, PReLU and shortcut in Triton against torch in float64: on a card, or interpreted."""
+"""BatchNorm, PReLU and shortcut in Triton against torch in float64: on a GPU, or interpreted."""
 
 from typing import Any
 from unittest import mock

@@ -1,4 +1,4 @@
-"""How large the work of each phase is: on a card, on a CPU, and for a test."""
+"""How large the work of each phase is: on a GPU, on a CPU, and for a test."""
 
 from dataclasses import dataclass, field
 
@@ -43,7 +43,7 @@ class Sizes:
 
 
 SIZES = {
-    "card": Sizes(
+    "gpu": Sizes(
         copy=1 << 29,
         table=2_000_000,
         product=8192,
