@@ -78,13 +78,20 @@ def test_speed_up_is_against_one_device() -> None:
     assert series["published, OneFlow"].speed_up()[8] == pytest.approx(1864.31 / 247.97)
 
 
-def test_what_was_reduced_is_said() -> None:
+def test_what_differs_from_the_report_is_said() -> None:
     said = " ".join(procedure(SETTINGS))
-    assert "2 runs in place of 5, 30 iterations in place of 150, batch 4 in place of 64" in said
+    assert (
+        "Different from the report: 2 runs in place of 5; 30 iterations in place of 150; batch 4 in "
+        "place of 64 and 256."
+    ) in said
     assert "synthetic" in said
     own = {"emore_y1": {"batch": 64, "iterations": 150}}
     said = " ".join(procedure(SETTINGS | {"own": own}))
-    assert "but face_emore, Y1 with batch 64 and iterations 150" in said
+    assert "; face_emore, Y1 with batch 64 and iterations 150." in said
+    more = SETTINGS | {"batch": None, "runs": 9, "iterations": 150, "own": own}
+    assert "Different from the report: 9 runs in place of 5; face_emore" in " ".join(
+        procedure(more)
+    )
 
 
 def test_the_page_is_whole_in_itself_and_escapes_what_it_shows(tmp_path: Path) -> None:

@@ -77,18 +77,18 @@ def procedure(settings: dict[str, Any]) -> list[str]:
         + ". Synthetic images and labels are random. The numbers of identities are those "
         "of the real data sets.",
     ]
-    reduced = [
+    different = [
         f"{counted(settings[name], word)} in place of {usual}"
         for name, word, usual in (("runs", "run", 5), ("iterations", "iteration", 150))
         if settings[name] != usual
     ]
     if settings["batch"] is not None:
-        reduced.append(f"batch {settings['batch']} in place of 64 and 256")
+        different.append(f"batch {settings['batch']} in place of 64 and 256")
     for network, own in settings.get("own", {}).items():
         numbers = " and ".join(f"{name} {number}" for name, number in own.items())
-        reduced.append(f"but {NETWORKS[network].title} with {numbers}")
-    if reduced:
-        sentences.append(f"Less than in the report: {', '.join(reduced)}.")
+        different.append(f"{NETWORKS[network].title} with {numbers}")
+    if different:
+        sentences.append(f"Different from the report: {'; '.join(different)}.")
     return sentences
 
 
