@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class Settings:
     batch_size: int = 128
     steps: int = 1500
     warmup: int = 0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -98,6 +100,53 @@ def batches(
             yield torch.where(mirrored[:, None, None, None], batch.flip(3), batch), labels[chosen]
 
 
+@dataclass
+class Learner:
+    """What `train_v2.py` has in memory."""
+
+    backbone: nn.Module
+    centres: nn.Parameter
+    """(classes, embedding_size)."""
+    optimizer: torch.optim.Optimizer
+    settings: Settings
+
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Learn from a batch; returns its loss, ()."""
+        bf16 = torch.autocast(images.device.type, torch.bfloat16)
+        with bf16 if self.settings.bf16 else nullcontext():
+            embeddings = self.backbone(images)
+        loss = head_loss(embeddings.float(), self.centres, labels, self.settings)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.backbone.parameters(), 5)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+
+def make_learner(
+    num_classes: int, settings: Settings, device: torch.device, random: torch.Generator
+) -> Learner:
+    """Fresh weights, and the optimizer of `settings` with two groups of parameters."""
+    backbone = backbones.build(
+        settings.network,
+        settings.embedding_size,
+        family="arcface_torch",
+        image_size=settings.image_size,
+        generator=random,
+    )
+    backbone = backbone.to(device).train()
+    centres = torch.empty(num_classes, settings.embedding_size).normal_(0, 0.01, generator=random)
+    centres = nn.Parameter(centres.to(device))
+    groups: list[dict[str, Any]] = [{"params": backbone.parameters()}, {"params": [centres]}]
+    lr, decay = settings.lr, settings.weight_decay
+    optimizer: torch.optim.Optimizer
+    if settings.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr, weight_decay=decay)
+    else:
+        optimizer = torch.optim.SGD(groups, lr, momentum=settings.momentum, weight_decay=decay)
+    return Learner(backbone, centres, optimizer, settings)
+
+
 def train(
     data: tuple[Tensor, Tensor], num_classes: int, settings: Settings
 ) -> tuple[nn.Module, list[float]]:
@@ -110,35 +159,15 @@ def train(
     """
     device = data[0].device
     random = torch.Generator().manual_seed(settings.seed)
-    backbone = backbones.build(
-        settings.network,
-        settings.embedding_size,
-        family="arcface_torch",
-        image_size=settings.image_size,
-        generator=random,
+    learner = make_learner(num_classes, settings, device, random)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        learner.optimizer, lambda step: rate(step, settings)
     )
-    backbone = backbone.to(device).train()
-    centres = torch.empty(num_classes, settings.embedding_size).normal_(0, 0.01, generator=random)
-    centres = nn.Parameter(centres.to(device))
-    optimizer = torch.optim.SGD(
-        [*(p for p in backbone.parameters() if p.requires_grad), centres],
-        settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, settings))
     losses = []
     for images, labels in islice(batches(*data, settings, random), settings.steps):
-        with torch.autocast(device.type, torch.bfloat16) if settings.bf16 else nullcontext():
-            embeddings = backbone(images)
-        loss = head_loss(embeddings.float(), centres, labels, settings)
-        loss.backward()
-        nn.utils.clip_grad_norm_(backbone.parameters(), 5)
-        optimizer.step()
-        optimizer.zero_grad()
+        losses.append(learner.step(images, labels))
         schedule.step()
-        losses.append(loss.detach())
-    return backbone, torch.stack(losses).tolist()
+    return learner.backbone, torch.stack(losses).tolist()
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from facescale.cli import main
 from facescale.models.adaface import with_our_names
-from facescale.models.weights import load_backbone
+from facescale.models.weights import load_backbone, momenta_with_our_names
 
 TOLERANCE = 1e-5
 STAGES = (64, 64, 64, 128, 128, 256, 256, 512, 512)
@@ -177,6 +177,21 @@ def test_blocks_that_iresnet_has_not_are_refused(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "does not say which network it holds" in said
+
+
+def test_momenta_are_converted_as_the_weights_are_and_none_is_added() -> None:
+    theirs = ir_18(False)
+    frozen = "body.2.res_layer.1.weight"  # from its shape the stage is known
+    momenta = {
+        f"module.{name}": value + 1.0
+        for name, value in theirs.items()
+        if "running" not in name and "num_batches" not in name and name != frozen
+    }
+    weights = {f"module.{name}": value for name, value in theirs.items()}
+    ours, converted = with_our_names(theirs, rgb=False), momenta_with_our_names(momenta, weights)
+    assert len(converted) == len(momenta)
+    assert "layer2.0.conv1.weight" not in converted
+    assert all(torch.equal(value, ours[name] + 1.0) for name, value in converted.items())
 
 
 def test_shapes_from_a_stranger_are_left_to_be_refused() -> None:

@@ -106,6 +106,11 @@ class Trap:
             {},
             "class centres that are not finite",
         ),
+        (
+            {"state_dict_softmax_fc": {"weight": torch.ones(1, 1).expand(1 << 40, DIM)}},
+            {},
+            "is not a checkpoint of arcface_torch",
+        ),
         ({}, {"backbone": BackboneConfig(name="y1", embedding_dim=DIM)}, "set backbone.family"),
         (
             {},

@@ -45,23 +45,28 @@ def is_rgb(names: Mapping[str, Tensor]) -> bool:
     return any(name.endswith((f"net.{_FIRST}", _AFFINE)) for name in names)
 
 
-def with_our_names(tensors: Mapping[str, Tensor], *, rgb: bool) -> dict[str, Tensor]:
+def with_our_names(
+    tensors: Mapping[str, Tensor], *, rgb: bool, weights: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """The tensors of an IR network under the names of an IResNet; others as they are.
 
     Args:
         tensors: By name, without prefixes. What an IResNet has not keeps its name.
         rgb: Whether the first convolution takes RGB, not BGR.
+        weights: The network's weights, where `tensors` are momenta of some of them: no layer is
+            added to those.
     """
-    if _FIRST not in tensors:
+    network = tensors if weights is None else weights
+    if _FIRST not in network:
         return dict(tensors)
-    layers = _ENDS | _unit_layers(tensors)
+    layers = _ENDS | _unit_layers(network)
     ours = {}
     for name, value in tensors.items():
         layer, _, field = name.rpartition(".")
-        ours[f"{layers.get(layer, layer)}.{field}"] = value
-    if not rgb and tensors[_FIRST].ndim == 4:
-        ours["conv1.weight"] = tensors[_FIRST].flip(1)
-    _add_missing_(ours, _names_of_units(tensors).values())
+        swaps = name == _FIRST and not rgb and value.ndim == 4
+        ours[f"{layers.get(layer, layer)}.{field}"] = value.flip(1) if swaps else value
+    if weights is None:
+        _add_missing_(ours, _names_of_units(tensors).values())
     return ours
 
 

@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         OSError: It cannot be opened.
         ValueError: It is damaged, holds other things than tensors, or would run code.
     """
-    found: Any = read_plain(path)
+    return state_dict_in(read_plain(path), path)
+
+
+def state_dict_in(found: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors by name in what `read_plain` gave; ValueError for other things than tensors."""
     for _ in range(_MAX_DEPTH):
         inner = [found.get(name) for name in WRAPPERS] if isinstance(found, Mapping) else []
         found = next((value for value in inner if isinstance(value, Mapping)), found)
@@ -41,7 +45,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     for name, value in found.items():
         if not isinstance(name, str):
             raise ValueError(f"{path}: {name!s:.50} is not the name of a tensor; {_REMEDY}")
-        if not _is_plain(value):
+        if not is_plain(value):
             raise ValueError(f"{path}: {name:.50} is not a plain tensor; {_REMEDY}")
     return dict(found)
 
@@ -82,7 +86,8 @@ def _reason(message: str) -> str:
     return f"{message.splitlines()[0]:.150}"
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> TypeGuard[Tensor]:
+    """Whether this is a tensor of numbers in memory that its file has filled."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided

@@ -160,6 +160,14 @@ def _with_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return adaface.with_our_names(without_prefixes(tensors), rgb=adaface.is_rgb(tensors))
 
 
+def momenta_with_our_names(
+    momenta: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Momenta of the weights in a file, by the names there, converted as the weights are."""
+    network, rgb = without_prefixes(dict(weights)), adaface.is_rgb(weights)
+    return adaface.with_our_names(without_prefixes(dict(momenta)), rgb=rgb, weights=network)
+
+
 def _fill_(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors whose names and shapes are known to agree."""
     for name, value in backbone.state_dict().items():

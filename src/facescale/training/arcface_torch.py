@@ -1,22 +1,44 @@
 """A run that arcface_torch has begun, continued from its `checkpoint_gpu_0.pt`, `_1.pt`, ....
 
 Each file is a dictionary: "state_dict_backbone", alike in all files; "state_dict_softmax_fc", whose
-"weight" (k, dim) are the class centres of that rank, in the order of ranks; "global_step"; and the
-states of optimizer and schedule, which are left out. Tensors and plain values alone are read.
+"weight" (k, dim) are the class centres of that rank, in the order of ranks; "state_optimizer", of
+torch's SGD or AdamW, whose first group are the network's parameters in the order of its state dict
+and whose second group are the class centres; "global_step"; and the state of the schedule, which is
+left out. Tensors and plain values alone are read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from facescale.models.torchfile import read_plain
-from facescale.models.weights import load_weights_
+from facescale.checkpoint.tensors import PIECE_ROWS, SLOTS
+from facescale.head.centres import ClassCentres
+from facescale.models.torchfile import is_plain, read_plain, state_dict_in
+from facescale.models.weights import load_weights_, momenta_with_our_names
+from facescale.training.foreign_momenta import Slots, give_, read_slots
 from facescale.training.state import TrainState
 
 FIRST = "checkpoint_gpu_0.pt"
+NONE = ": the file has none"
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""What a network's state dict has beside parameters."""
+
+
+@dataclass(frozen=True)
+class _Rank:
+    """What is read of a file."""
+
+    weights: Mapping[str, Tensor]
+    """Of the network, by the names in the file."""
+    centres: Tensor
+    """(k, dim)."""
+    step: int
+    optimizer: object
+    """Its state, unchecked."""
 
 
 def is_theirs(folder: Path) -> bool:
@@ -24,8 +46,12 @@ def is_theirs(folder: Path) -> bool:
     return (folder / FIRST).is_file()
 
 
-def begin_from_(state: TrainState, folder: Path) -> None:
-    """Take over backbone, class centres and step. The momenta begin anew.
+def begin_from_(state: TrainState, folder: Path) -> list[str]:
+    """Take over backbone, class centres, momenta and step.
+
+    Returns:
+        A line for the momenta of the backbone, and one for those of the class centres, where they
+        do not fit this run and begin anew.
 
     Raises:
         OSError: A file cannot be read.
@@ -41,17 +67,20 @@ def begin_from_(state: TrainState, folder: Path) -> None:
         raise ValueError(f"{folder}: has one class centre of each identity; leave head.subcentres")
     load_weights_(state.backbone, folder / FIRST)
     first = step = 0
+    notes: dict[str, str] = {}
     for path in _files(folder):
-        weight, step = _read(path)
-        if weight.shape[1] != centres.dim:
+        saved = _read(path)
+        if saved.centres.shape[1] != centres.dim:
             raise ValueError(
-                f"{path}: class centres of {weight.shape[1]} numbers, not {centres.dim}"
+                f"{path}: class centres of {saved.centres.shape[1]} numbers, not {centres.dim}"
             )
-        begin, end = max(first, centres.rows.start), min(first + len(weight), centres.rows.stop)
-        if begin < end:
-            rows = torch.arange(begin, end) - centres.rows.start
-            centres.put_(rows, weight[begin - first : end - first, None])
-        first += len(weight)
+        if path.name == FIRST and (said := _give_momenta_(state, saved)):
+            notes["backbone"] = f"{path}: momenta of the backbone begin anew{said}"
+        slots, said = _momenta_of_centres(state, saved)
+        if said:
+            notes.setdefault("centres", f"{path}: momenta of the class centres begin anew{said}")
+        _put_(centres, first, saved.centres, slots)
+        first, step = first + len(saved.centres), saved.step
     if first != state.head.num_classes:
         raise ValueError(
             f"{folder}: has {first} classes in all files, but the data has "
@@ -64,6 +93,7 @@ def begin_from_(state: TrainState, folder: Path) -> None:
         )
     state.step = state.head.num_steps = step
     state.position = step * state.global_batch
+    return list(notes.values())
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -76,16 +106,62 @@ def _files(folder: Path) -> Iterator[Path]:
         yield path
 
 
-def _read(path: Path) -> tuple[Tensor, int]:
-    """Class centres (k, dim) and number of steps in a file."""
+def _read(path: Path) -> _Rank:
+    """The parts of a file, all but the optimizer's checked."""
     found: Any = read_plain(path)
     try:
-        weight, step = found["state_dict_softmax_fc"]["weight"], found["global_step"]
-    except (KeyError, TypeError, IndexError) as error:
+        centres, step = found["state_dict_softmax_fc"]["weight"], found["global_step"]
+        optimizer = found.get("state_optimizer")
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{path} is not a checkpoint of arcface_torch: no {error}") from error
     whole = type(step) is int and 0 <= step < 1 << 40
-    if not whole or not isinstance(weight, Tensor) or weight.ndim != 2:
+    if not whole or not is_plain(centres) or centres.ndim != 2:
         raise ValueError(f"{path} is not a checkpoint of arcface_torch")
-    if not weight.is_floating_point() or not weight.isfinite().all():
+    if not centres.is_floating_point() or not centres.isfinite().all():
         raise ValueError(f"{path} has class centres that are not finite numbers")
-    return weight, step
+    return _Rank(state_dict_in(found, path), centres, step, optimizer)
+
+
+def _give_momenta_(state: TrainState, saved: _Rank) -> str:
+    """Take over the momenta of the backbone; else, what to say of those that are not."""
+    own, batches = state.optimizer, state.config.train.accumulate
+    keeps = own.param_groups[0].get("momentum", 1.0) > 0.0
+    wanted = SLOTS[type(own).__name__] if keeps else ()
+    names = [name for name in saved.weights if not name.endswith(_BUFFERS)]
+    try:
+        shapes = [saved.weights[name].shape for name in names]
+        slots = read_slots(saved.optimizer, 0, shapes, wanted, batches)
+    except ValueError as error:
+        return f": {error}"
+    converted: dict[str, Slots] = {}
+    for key in wanted:
+        theirs = {name: kept[key] for name, kept in zip(names, slots, strict=True) if kept}
+        for name, value in momenta_with_our_names(theirs, saved.weights).items():
+            converted.setdefault(name, {})[key] = value
+    without = give_(own, state.backbone, converted) if wanted else []
+    some = f" for {', '.join(without[:3])} ({len(without)} in all), which have none in the file"
+    return (some if converted else NONE) if without else ""
+
+
+def _momenta_of_centres(state: TrainState, saved: _Rank) -> tuple[Slots, str]:
+    """What a rank's optimizer keeps for its class centres; else nothing, and what to say."""
+    rule, batches = state.head.rule, state.config.train.accumulate
+    wanted = SLOTS[type(rule).__name__] if rule.parts > 1 else ()
+    try:
+        slots = read_slots(saved.optimizer, 1, [saved.centres.shape], wanted, batches)[0]
+    except ValueError as error:
+        return {}, f": {error}"
+    return slots, NONE if wanted and not slots else ""
+
+
+def _put_(centres: ClassCentres, first: int, weight: Tensor, slots: Slots) -> None:
+    """Store those of the class centres [first, first + k) of all that are of this shard."""
+    begin, end = max(first, centres.rows.start), min(first + len(weight), centres.rows.stop)
+    parts = [weight, *(value for key, value in slots.items() if key != "step")]
+    step = int(slots.get("step", 0))
+    for start in range(begin, end, PIECE_ROWS):
+        stop = min(start + PIECE_ROWS, end)
+        numbers = [part[start - first : stop - first].to(centres.format.numbers) for part in parts]
+        counts = torch.full((stop - start,), step, dtype=torch.int32)
+        rows = torch.arange(start, stop) - centres.rows.start
+        centres.put_(rows, torch.stack(numbers, dim=1), counts)

@@ -92,7 +92,7 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
         if said := graphs_note(config.train, device.type, state.world.size, state.backbone):
             notes.append(said)
         if state.step == 0 and config.start.checkpoint is not None:
-            begin_from_(state, config.start)
+            notes += begin_from_(state, config.start)
         notes += [*unreached(config, state.num_steps), *without_effect(config)]
         stack.callback(trackers.close)
         with all_are_told(state.world):

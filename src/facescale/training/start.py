@@ -21,10 +21,13 @@ NEW = -1
 MAX_DIGITS = 19  # of a label
 
 
-def begin_from_(state: TrainState, start: StartConfig) -> None:
+def begin_from_(state: TrainState, start: StartConfig) -> list[str]:
     """Take over backbone, optimizer and class centres of a checkpoint; the steps begin at 0.
 
     A class in both lists of people keeps weight and momentum, a new one starts at random.
+
+    Returns:
+        Lines to be shown, of what is not taken over.
 
     Raises:
         FileNotFoundError, ValueError: A file is missing, damaged, or does not fit.
@@ -34,8 +37,7 @@ def begin_from_(state: TrainState, start: StartConfig) -> None:
         if start.classes or start.names:
             raise ValueError("start.classes and start.names need a checkpoint of facescale")
         with state.world.all_or_none():
-            arcface_torch.begin_from_(state, Path(start.checkpoint))
-        return
+            return arcface_torch.begin_from_(state, Path(start.checkpoint))
     path = checkpoint.find(Path(start.checkpoint), state.world)
     saved = record.read(path)
     if saved.run.backbone != state.backbone.spec:
@@ -64,6 +66,7 @@ def begin_from_(state: TrainState, start: StartConfig) -> None:
     tensors.read_shared_(path, state.backbone, state.optimizer)
     fill_momenta_(state.optimizer)
     take_over_(state.head.centres, path, old_labels)
+    return []
 
 
 def take_over_(centres: ClassCentres, path: Path, old_labels: Tensor) -> None:
