@@ -20,6 +20,18 @@ from runs import small_run
         ),
         ({"optim.schedule.kind": "polynomial", "optim.schedule.power": 3.0}, []),
         (
+            {"optim.schedule.boundaries": [1], "optim.schedule.scales": [0.1]},
+            ["optim.schedule.boundaries is without effect: optim.schedule.kind is linear"],
+        ),
+        (
+            {
+                "optim.schedule.kind": "step",
+                "optim.schedule.boundaries": [1],
+                "optim.schedule.scales": [0.1],
+            },
+            [],
+        ),
+        (
             {"head.margin.name": "arcface", "head.margin.m2": 0.3},
             ["head.margin.m2 is without effect: head.margin.name is arcface, which takes m, grad"],
         ),

@@ -11,9 +11,10 @@ def without_effect(config: Config) -> list[str]:
     taken = margin_values(margin.name)
     of_margin = f"head.margin.name is {margin.name}, which takes {', '.join(taken)}"
     of_centres = optim.head_name == "sgd" and config.head.momentum is None
+    of_schedule = f"optim.schedule.kind is {schedule.kind}"
     why_not = {
-        "optim.schedule.power": schedule.kind != "polynomial"
-        and f"optim.schedule.kind is {schedule.kind}",
+        "optim.schedule.power": schedule.kind != "polynomial" and of_schedule,
+        "optim.schedule.boundaries": schedule.kind != "step" and of_schedule,
         "optim.momentum": optim.name != "sgd" and not of_centres and f"optim.name is {optim.name}",
         "head.momentum": optim.head_name != "sgd" and f"optim.head_name is {optim.head_name}",
         **{

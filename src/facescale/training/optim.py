@@ -59,12 +59,8 @@ def unreached(config: Config, num_steps: int) -> list[str]:
             f"train.accumulate is {batches} steps, but the run has {num_steps}: the backbone never "
             "changes"
         )
-    if schedule.boundaries and schedule.kind != "step":
-        lines.append(
-            "optim.schedule.boundaries are not used, since optim.schedule.kind is "
-            f"{schedule.kind}, not step"
-        )
-    elif late := [step for step in schedule.boundaries if step >= num_steps]:
+    boundaries = schedule.boundaries if schedule.kind == "step" else []
+    if late := [step for step in boundaries if step >= num_steps]:
         lines.append(
             f"optim.schedule.boundaries {', '.join(map(str, late))} lie beyond the last step, "
             f"{num_steps}: the learning rate does not change there"
