@@ -201,6 +201,7 @@ def test_the_yaml_is_written_and_trains(tmp_path: Path, capsys: pytest.CaptureFi
     [
         ("config = (", "is not a Python file"),
         ("x = 3", "sets no config.NAME; it is not a config of arcface_torch"),
+        ("#" * (1 << 21), "is larger than 1 MiB; a config is a short file"),
         ("config = edict()\nconfig.margin_list = 3", "not of the kind that is expected"),
         ("config = edict()\nconfig.margin_list = (1.0, 0.5)", "theirs.py: a value is not of the"),
         ("config = edict()\nconfig.sample_rate = 'all'", "theirs.py: a value is not of the"),

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-MAX_BYTES = 1 << 20
+from facescale.config.plain_yaml import read_short
+
 BASE: Mapping[str, Any] = {
     "margin_list": (1.0, 0.5, 0.0),
     "network": "r50",
@@ -75,11 +76,7 @@ def read(path: Path, gpus: int) -> Imported:
     """
     if gpus < 1:
         raise ValueError(f"--gpus must be at least 1, got {gpus}")
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB; a config is a short file")
-    found = Imported()
+    content, found = read_short(path), Imported()
     try:
         keys = _keys(ast.parse(content), found.notes)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

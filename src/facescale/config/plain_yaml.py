@@ -19,15 +19,25 @@ def read_yaml(path: Path) -> Any:
         ValueError: It is too large, or `parse_yaml` refuses it; the message begins with the path.
         OSError: It cannot be read.
     """
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB; a config is a short YAML")
     try:
-        text = content.decode("utf-8-sig")
+        text = read_short(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     return parse_yaml(text, str(path))
+
+
+def read_short(path: Path) -> bytes:
+    """The content of a config.
+
+    Raises:
+        ValueError: It has more than `MAX_BYTES`.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB; a config is a short file")
+    return content
 
 
 def parse_yaml(text: str, source: str) -> Any:
