@@ -1,5 +1,6 @@
 """BatchNorm over several ranks equals BatchNorm over the whole batch on one."""
 
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -26,8 +27,11 @@ def images(samples: int = 9) -> Tensor:
 def network() -> nn.Sequential:
     torch.manual_seed(0)
     convolution = nn.Conv2d(CHANNELS, CHANNELS, 1)
-    net = nn.Sequential(convolution, nn.BatchNorm2d(CHANNELS), nn.Flatten(), nn.BatchNorm1d(60))
-    for parameter in [*net[1].parameters(), *net[3].parameters()]:
+    net = nn.Sequential(
+        nn.BatchNorm2d(CHANNELS, affine=False),
+        *(convolution, nn.BatchNorm2d(CHANNELS), nn.Flatten(), nn.BatchNorm1d(60)),
+    )
+    for parameter in [*net[2].parameters(), *net[4].parameters()]:
         nn.init.uniform_(parameter)
     return net.double()
 
@@ -45,7 +49,7 @@ def learn(net: nn.Module, mine: slice) -> dict[str, Tensor]:
 def synchronised(rank: int, sizes: list[int]) -> dict[str, Tensor]:
     net = network()
     synchronise_norms_(net, world_group())
-    assert isinstance(net[3], SyncBatchNorm)
+    assert isinstance(net[4], SyncBatchNorm)
     first = sum(sizes[:rank])
     return learn(net, slice(first, first + sizes[rank]))
 
@@ -119,3 +123,10 @@ def test_low_precision_goes_in_and_out(dtype: torch.dtype) -> None:
     assert x.grad is not None
     assert x.grad.dtype == dtype
     torch.testing.assert_close(output.float(), plain(x.float()), rtol=1e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("options", [{"momentum": None}, {"track_running_stats": False}], ids=str)
+def test_layers_without_running_statistics_are_refused(options: dict[str, Any]) -> None:
+    net = nn.Sequential(nn.BatchNorm2d(CHANNELS, **options))
+    with pytest.raises(ValueError, match=r"0: BatchNorm2d.* or set train.sync_batchnorm false"):
+        synchronise_norms_(net, Group())

@@ -15,9 +15,18 @@ from facescale.distributed import Group
 
 
 def synchronise_norms_(module: nn.Module, world: Group) -> None:
-    """Replace each BatchNorm inside `module` by a `SyncBatchNorm` over the same tensors."""
+    """Replace each BatchNorm inside `module` by a `SyncBatchNorm` over the same tensors.
+
+    Raises:
+        ValueError: A layer has no running statistics, or averages them over all steps.
+    """
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
+            if child.momentum is None or not child.track_running_stats:
+                raise ValueError(
+                    f"{name}: {child} has no running statistics with a momentum, which "
+                    "train.sync_batchnorm needs; give it both, or set train.sync_batchnorm false"
+                )
             setattr(module, name, SyncBatchNorm.over(child, world))
         else:
             synchronise_norms_(child, world)
@@ -35,10 +44,9 @@ class SyncBatchNorm(_BatchNorm):
     @classmethod
     def over(cls, norm: _BatchNorm, world: Group) -> Self:
         """With the parameters, buffers and settings of `norm`."""
-        assert norm.affine
         assert norm.momentum is not None
         assert norm.track_running_stats
-        synced = cls(norm.num_features, norm.eps, norm.momentum, device="meta")
+        synced = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, device="meta")
         synced.world = world
         synced._parameters, synced._buffers = norm._parameters, norm._buffers
         return synced.train(norm.training)
@@ -50,12 +58,15 @@ class SyncBatchNorm(_BatchNorm):
         """Normalise, in training with the statistics of the global batch; shape and type stay."""
         if not self.training:
             return super().forward(input)
-        output, mean, variance, count = _Normalise.apply(  # type: ignore[no-untyped-call]
-            input, self.weight, self.bias, self.eps, self.world
-        )
         assert self.num_batches_tracked is not None
         assert self.running_mean is not None
         assert self.running_var is not None
+        weight, bias = self.weight, self.bias
+        if not self.affine:
+            weight, bias = torch.ones_like(self.running_var), torch.zeros_like(self.running_mean)
+        output, mean, variance, count = _Normalise.apply(  # type: ignore[no-untyped-call]
+            input, weight, bias, self.eps, self.world
+        )
         self.num_batches_tracked += 1
         unbiased = variance * (count / (count - 1).clamp_min(1))
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)  # type: ignore[arg-type]
