@@ -83,8 +83,8 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
         folder = stack.enter_context(locked(output, state.world))
         notes = [f"data: {state.found}", *state.found.warnings()]
         notes += resume_(state, output) if resume else []
-        if said := unused(config.evaluation.sets, config.data.path):
-            notes.append(said)
+        if hint := unused(config.evaluation.sets, config.data.path):
+            notes.append(hint)
         if device.type == "cpu" and (reason := missing()):
             notes.append(f"without compiled kernels a step takes longer: {reason}")
         if said := precision_note(asked, config, device.type):

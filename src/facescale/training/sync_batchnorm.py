@@ -61,9 +61,8 @@ class SyncBatchNorm(_BatchNorm):
         assert self.num_batches_tracked is not None
         assert self.running_mean is not None
         assert self.running_var is not None
-        weight, bias = self.weight, self.bias
-        if not self.affine:
-            weight, bias = torch.ones_like(self.running_var), torch.zeros_like(self.running_mean)
+        weight = self.weight if self.affine else torch.ones_like(self.running_var)
+        bias = self.bias if self.affine else torch.zeros_like(self.running_mean)
         output, mean, variance, count = _Normalise.apply(  # type: ignore[no-untyped-call]
             input, weight, bias, self.eps, self.world
         )
