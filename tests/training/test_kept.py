@@ -109,6 +109,26 @@ def test_the_average_follows_the_weights() -> None:
     assert layer.weight[0] == layer.running_mean[0] == 5.0  # type: ignore[index]
 
 
+def test_an_overflow_leaves_the_average_as_it_was() -> None:
+    config = small_run(
+        optim=OptimConfig(lr=0.02, ema=0.5),
+        train=TrainConfig(batch_size=4, steps=3, precision="fp16"),
+    )
+    state = build(config, CPU)
+    losses(state, 1)
+    begun = {name: value.clone() for name, value in state.kept.average.items()}
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    losses(state, 1)
+    assert state.scaler.get_scale() == 2.0**126
+    assert all(torch.equal(value, begun[name]) for name, value in state.kept.average.items())
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    losses(state, 1)
+    assert state.scaler.get_scale() == 1.0  # no overflow
+    now = dict(state.backbone.named_parameters()) | dict(state.backbone.named_buffers())
+    for name, value in state.kept.average.items():
+        torch.testing.assert_close(value, (begun[name] + now[name]) / 2)
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, accumulate: int) -> None:
     optim: dict[str, Any] = {"ema": 0.5, "groups": ["conv.*=0.5"], "accumulate": accumulate}

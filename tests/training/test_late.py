@@ -52,7 +52,7 @@ def make_state(
         data=DataConfig(path="synthetic", num_classes=40, num_images=64, threads=1),
         backbone=BackboneConfig(name="y1", embedding_dim=16),
         head=HeadConfig(sample_rate=0.5, shards=shards),
-        optim=OptimConfig(name=name, lr=0.02, clip_norm=5.0, fused=fused),
+        optim=OptimConfig(name=name, lr=0.02, clip_norm=5.0, fused=fused, ema=0.5),
         train=TrainConfig(
             batch_size=4,
             global_batch_size=global_batch,
@@ -124,8 +124,10 @@ def bad_step(what: str, at: int, name: Name) -> None:
     for batch in batches[:at]:
         train_step(state, batch)
     before, backbone_before = weights(state), weights(state, head=False)
+    average = {name: value.clone() for name, value in state.kept.average.items()}
     with broken(state, what):
         train_step(state, batches[at])  # says nothing yet
+    assert same(average, state.kept.average)
     if what == "loss":
         assert same(before, weights(state))
     else:

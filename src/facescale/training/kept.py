@@ -42,16 +42,26 @@ class Kept:
             parameter.grad = self.gradients.pop(name, None)
 
     @torch.no_grad()
-    def update_average_(self) -> None:
-        """Let the average follow the weights as they are now; it begins with them."""
+    def update_average_(self, learned: Tensor | None = None) -> None:
+        """Let the average follow the weights as they are now; it begins with them.
+
+        Args:
+            learned: () of bool, on the device: whether the last step changed the weights. Where it
+                is false the average stays. None: it did.
+        """
         if self.decay is None:
             return
         now = self._averaged()
         if not self.average:
             self.average = {name: value.detach().clone() for name, value in now.items()}
             return
-        own = [self.average[name] for name in now]
-        torch._foreach_lerp_(own, list(now.values()), 1.0 - self.decay)
+        own, weight = [self.average[name] for name in now], 1.0 - self.decay
+        if learned is None:
+            torch._foreach_lerp_(own, list(now.values()), weight)
+            return
+        ways = torch._foreach_sub(list(now.values()), own)
+        torch._foreach_mul_(ways, learned.to(own[0].dtype) * weight)
+        torch._foreach_add_(own, ways)
 
     @contextmanager
     def averaged(self, world: Group) -> Iterator[None]:

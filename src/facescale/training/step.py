@@ -99,7 +99,8 @@ def apply_gradients(state: TrainState, batch: Batch, lr: float) -> None:
     if state.scaler.is_enabled() or norm.isfinite():
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        state.kept.update_average_()
+        # The scaler skips an update whose gradient is not finite, and so is its norm.
+        state.kept.update_average_(norm.isfinite() if state.scaler.is_enabled() else None)
     else:
         refuse(state, batch, "gradient", GRADIENT_KEPT, state.step)
     state.optimizer.zero_grad(set_to_none=True)
@@ -113,7 +114,7 @@ def learn_late(
     bad = torch.stack([~loss.isfinite(), ~norm.isfinite()])
     learn_unless_(state.optimizer, bad.any())
     ask_later(state, batch, bad, statistics)
-    state.kept.update_average_()
+    state.kept.update_average_(~bad.any())
     state.optimizer.zero_grad(set_to_none=True)
 
 
