@@ -46,6 +46,7 @@ class Settings:
     lr: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    gradient_acc: int = 1
     bf16: bool = False
     seed: int = 0
 
@@ -109,6 +110,7 @@ class Learner:
     """(classes, embedding_size)."""
     optimizer: torch.optim.Optimizer
     settings: Settings
+    batches: int = 0
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Learn from a batch; returns its loss, ()."""
@@ -117,9 +119,11 @@ class Learner:
             embeddings = self.backbone(images)
         loss = head_loss(embeddings.float(), self.centres, labels, self.settings)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.backbone.parameters(), 5)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.batches += 1
+        if self.batches % self.settings.gradient_acc == 0:
+            nn.utils.clip_grad_norm_(self.backbone.parameters(), 5)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         return loss.detach()
 
 

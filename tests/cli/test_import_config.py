@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -123,6 +124,8 @@ config.other = 3
 config.lr_func = lambda epoch: 0.1
 for i in range(3): pass
 config.gradient_acc = 4
+config.using_wandb = True
+config.network = "r2060"
 """
     values, notes = convert(tmp_path, capsys, text)
     assert values["head"]["margin"] == {"m2": 0.0, "m3": 0.35}
@@ -137,10 +140,39 @@ config.gradient_acc = 4
         "line 8: config.lr_func is not read: a function; set optim.schedule.kind",
         "line 9: not read: for i in range(3):",
         "line 10: config.gradient_acc = 4: arcface_torch adds up the gradients, train.accumulate",
+        "config.network = 'r2060': there is no such network here",
     ):
         assert f"theirs.py: {expected}" in said
     assert "secret" not in said
-    assert len(notes) == 9
+    assert len(notes) == 10
+
+
+def test_arcface_torchs_defaults_need_no_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """config = edict()
+config.network = "r50"
+config.num_workers = 0
+config.wandb_key = "XXXX"
+config.wandb_entity = "entity"
+config.suffix_run_name = None
+config.using_wandb = False
+config.save_artifacts = False
+"""
+    values, notes = convert(tmp_path, capsys, text)
+    assert notes == []
+    assert values["data"] == {"threads": 1}
+
+
+def test_the_margin_of_older_configs_is_their_loss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for loss, margin in (("cosface", {"m2": 0.0, "m3": 0.4}), ("arcface", {"gradient": ANY})):
+        text = f"config = edict()\nconfig.loss = {loss!r}\n"
+        values, notes = convert(tmp_path, capsys, text)
+        assert values["head"]["margin"] == margin
+        assert len(notes) == 1
+        assert f"line 2: config.loss = {loss!r}: margin_list replaced it" in notes[0]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from facescale.config import (
     ScheduleConfig,
     StartConfig,
     TrainConfig,
+    arcface_torch,
 )
 from facescale.models.weights import load_backbone
 from facescale.random import derive_seed
@@ -157,6 +158,40 @@ def test_without_momenta_it_goes_on_elsewhere_and_says_so(
     assert min(distances(learner, start, tmp_path / "run")) > 0.1
     said = [line for line in capsys.readouterr().out.splitlines() if "begin anew" in line]
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("settings", [SGD, ADAMW], ids=lambda one: one.optimizer)
+def test_gradients_of_several_batches_as_the_imported_config_has_them(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """Of the backbone, beside class centres that stay: they learn in every batch here."""
+    settings = replace(settings, gradient_acc=2)
+    text = f"config.optimizer = {settings.optimizer!r}\nconfig.lr = {settings.lr}\n"
+    (tmp_path / "theirs.py").write_text(f"{text}config.gradient_acc = 2\n")
+    options = arcface_torch.read(tmp_path / "theirs.py", gpus=1).options
+    learner, start = begun(settings), begun(settings)
+    write_theirs(tmp_path, learner, 1)
+    config = config_of(
+        tmp_path,
+        settings,
+        head=HeadConfig(margin=MarginConfig(gradient="straight-through"), lr_factor=0.0),
+        optim=OptimConfig(
+            name=settings.optimizer,
+            head_name=settings.optimizer,
+            lr=options["optim.lr"],
+            weight_decay=options["optim.weight_decay"],
+            clip_norm=options["optim.clip_norm"],
+            schedule=ScheduleConfig(kind="step"),
+        ),
+        train=TrainConfig(
+            batch_size=BATCH, steps=BEFORE + AFTER, accumulate=options["train.accumulate"]
+        ),
+    )
+    learner.centres.requires_grad_(False)
+    go_on(learner, config)
+    train(config, tmp_path / "run")
+    apart, _ = distances(learner, start, tmp_path / "run")
+    assert apart < (1e-4 if settings.optimizer == "sgd" else 1e-2)
 
 
 def test_nothing_is_said_of_momenta_that_are_taken_over(tmp_path: Path) -> None:

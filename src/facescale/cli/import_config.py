@@ -3,12 +3,15 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from facescale.cli.layers import build
 from facescale.cli.parser import Parser
 from facescale.cli.terminal import file_to_write
 from facescale.cli.values import convert
+
+if TYPE_CHECKING:
+    from facescale.config import Config
 
 USAGE = "facescale import config CONFIG.py [OUT.yaml] [--gpus N]"
 ABOUT = """
@@ -49,8 +52,17 @@ def run(chosen: argparse.Namespace) -> None:
     else:
         write_whole(file_to_write(chosen.output), [text.encode()])
         print(chosen.output)
-    for note in found.notes:
+    for note in [*found.notes, *_unknown_network(config)]:
         sys.stderr.write(f"{printable(f'{source.name}: {note}')}\n")
+
+
+def _unknown_network(config: "Config") -> list[str]:
+    """A line where this package has no network of the config's name."""
+    from facescale.backbones import NAMES
+
+    if (name := config.backbone.name) in NAMES:
+        return []
+    return [f"config.network = {name!r}: there is no such network here; choose another one"]
 
 
 def _nested(options: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

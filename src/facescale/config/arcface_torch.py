@@ -30,8 +30,18 @@ BASE: Mapping[str, Any] = {
     "seed": 2048,
 }
 """Of `configs/base.py`, what has a counterpart."""
-SILENT = {"resume": False, "output": None, "save_all_states": False, "dali": False, "momentum": 0.9}
+SILENT = {
+    "resume": False,
+    "output": None,
+    "save_all_states": False,
+    "dali": False,
+    "momentum": 0.9,
+    "suffix_run_name": None,
+    "save_artifacts": False,
+}
 """Values that need no word."""
+_OLD_COSFACE = (1.0, 0.0, 0.4)
+"""What `config.loss = "cosface"` meant before there was a `margin_list`."""
 REMARKS = {
     "resume": "give --resume on the command line",
     "output": "give --output FOLDER on the command line",
@@ -42,7 +52,7 @@ REMARKS = {
     "suffix_run_name": "wandb takes its own settings from the environment",
     "save_artifacts": "models are not uploaded",
     "lr_func": "a function; set optim.schedule.kind step, boundaries and scales",
-    "loss": "is set by margin_list in arcface_torch today",
+    "loss": "margin_list replaced it in arcface_torch; without one, cosface is (1, 0, 0.4)",
 }
 """What to do about keys without a counterpart."""
 
@@ -179,6 +189,8 @@ def _translate(keys: dict[str, _Set], gpus: int, found: Imported) -> None:
         options["backbone.embedding_dim"] = values["embedding_size"]
     if values["interclass_filtering_threshold"] > 0:
         options["head.interclass_filter"] = values["interclass_filtering_threshold"]
+    if "margin_list" not in keys and values.get("loss") == "cosface":
+        values["margin_list"] = _OLD_COSFACE
     _margin(values, keys, found)
     _data(values, options)
     _schedule(values, gpus, found)
@@ -189,10 +201,12 @@ def _translate(keys: dict[str, _Set], gpus: int, found: Imported) -> None:
         options["trackers"] = ["console", "jsonl", "wandb"]
     if values.get("dali_aug"):
         options["data.augment.recipe"] = "arcface_torch"
-    _accumulation(values["gradient_acc"], keys, notes)
+    _accumulation(values["gradient_acc"], keys, found)
     known = {*BASE, *_READ}
     for name, one in keys.items():
         if name in known or (name in SILENT and one.value == SILENT[name]):
+            continue
+        if name.startswith("wandb") and not values.get("using_wandb"):
             continue
         where = "wandb takes its own settings from the environment"
         remark = REMARKS.get(name, where if name.startswith("wandb") else "no counterpart")
@@ -207,14 +221,21 @@ _READ = (
 """Keys with a counterpart that `BASE` does not set."""
 
 
-def _accumulation(batches: int, keys: Mapping[str, _Set], notes: list[str]) -> None:
-    """Say what sums of gradients mean there."""
-    if batches > 1:
-        notes.append(
-            f"line {keys['gradient_acc'].line}: config.gradient_acc = {batches}: arcface_torch "
-            "adds up the gradients, train.accumulate takes their mean; divide optim.clip_norm by "
-            "that number, and with SGD multiply optim.lr by it"
-        )
+def _accumulation(batches: int, keys: Mapping[str, _Set], found: Imported) -> None:
+    """Sums of gradients there are means here: the same steps have other rates."""
+    if batches <= 1:
+        return
+    options, also = found.options, ""
+    options["optim.clip_norm"] /= batches
+    if options["optim.name"] == "sgd":
+        options["optim.weight_decay"] /= batches
+        options["optim.lr"] *= batches
+        also = ", and optim.weight_decay too; optim.lr is multiplied by it"
+    found.notes.append(
+        f"line {keys['gradient_acc'].line}: config.gradient_acc = {batches}: arcface_torch adds up "
+        "the gradients, train.accumulate takes their mean: optim.clip_norm is divided by that "
+        f"number{also}"
+    )
 
 
 def _margin(values: Mapping[str, Any], keys: Mapping[str, _Set], found: Imported) -> None:
@@ -243,7 +264,7 @@ def _data(values: Mapping[str, Any], options: dict[str, Any]) -> None:
     if "num_image" in values:
         options["data.num_images"] = values["num_image"]
     if "num_workers" in values:
-        options["data.threads"] = values["num_workers"]
+        options["data.threads"] = max(1, values["num_workers"])  # 0: none beside the main one
     if "num_epoch" in values:
         options["train.epochs"] = float(values["num_epoch"])
 
