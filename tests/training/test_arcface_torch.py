@@ -128,6 +128,25 @@ def test_what_does_not_fit_is_refused(
         begin_from_(state, state.config.start)
 
 
+def test_files_of_two_saves_are_refused(tmp_path: Path) -> None:
+    """A job that ended while the ranks saved, or files of an older run on more GPUs."""
+    write_theirs(tmp_path, 2, global_step=3)
+    older = (tmp_path / "checkpoint_gpu_1.pt").rename(tmp_path / "older")
+    write_theirs(tmp_path, 2)
+    older.rename(tmp_path / "checkpoint_gpu_1.pt")
+    state = build(config_of(tmp_path), CPU)
+    message = r"checkpoint_gpu_1.pt has finished 3 steps, but checkpoint_gpu_0.pt 5"
+    with pytest.raises(ValueError, match=message):
+        begin_from_(state, state.config.start)
+
+
+def test_one_of_the_files_is_not_taken_for_all(tmp_path: Path) -> None:
+    write_theirs(tmp_path, 2)
+    state = build(config_of(tmp_path / "checkpoint_gpu_0.pt"), CPU)
+    with pytest.raises(ValueError, match="has a part of the class centres; give the folder"):
+        begin_from_(state, state.config.start)
+
+
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     write_theirs(tmp_path, 3)
     (tmp_path / "checkpoint_gpu_1.pt").unlink()

@@ -197,7 +197,8 @@ def test_gradients_of_several_batches_as_the_imported_config_has_them(
 def test_nothing_is_said_of_momenta_that_are_taken_over(tmp_path: Path) -> None:
     write_theirs(tmp_path, begun(SGD), 2)
     state = build(config_of(tmp_path, SGD), CPU)
-    assert begin_from_(state, state.config.start) == []
+    notes = begin_from_(state, state.config.start)
+    assert notes == [f"{tmp_path}: a run of arcface_torch, continued at step {BEFORE}"]
 
 
 def test_sums_of_gradients_become_means(tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ def test_frozen_layers_and_a_head_without_momentum_take_none(tmp_path: Path) -> 
     optim = OptimConfig(groups=["layer1.*=0", "conv1.*=0.1"], clip_norm=5.0)
     head = HeadConfig(momentum=0.0)
     state = build(config_of(tmp_path, SGD, optim=optim, head=head), CPU)
-    assert begin_from_(state, state.config.start) == []
+    assert len(begin_from_(state, state.config.start)) == 1
     theirs = {name: learner.optimizer.state[p] for name, p in learner.backbone.named_parameters()}
     for name, parameter in state.backbone.named_parameters():
         if parameter.requires_grad:
@@ -277,7 +278,7 @@ def test_what_does_not_fit_begins_anew_in_one_line(
 ) -> None:
     write_theirs(tmp_path, begun(SGD), 2, change)
     state = build(config_of(tmp_path, SGD), CPU)
-    notes = begin_from_(state, state.config.start)
+    _, *notes = begin_from_(state, state.config.start)
     assert len(notes) == len(said)
     for note, expected in zip(notes, said, strict=True):
         assert re.search(expected, note), note
@@ -292,7 +293,7 @@ def test_another_kind_of_optimizer_begins_anew(tmp_path: Path, theirs: Settings,
     learner = begun(theirs)
     write_theirs(tmp_path, learner, 2)
     state = build(config_of(tmp_path, theirs, optim=OptimConfig(name=ours, head_name=ours)), CPU)
-    backbone, centres = begin_from_(state, state.config.start)
+    _, backbone, centres = begin_from_(state, state.config.start)
     assert "of the backbone begin anew: its optimizer keeps" in backbone
     assert "of the class centres begin anew: its optimizer keeps" in centres
     assert not state.head.centres.table[:, 1:].any()

@@ -23,6 +23,7 @@ from facescale.training.foreign_momenta import Slots, give_, read_slots
 from facescale.training.state import TrainState
 
 FIRST = "checkpoint_gpu_0.pt"
+_FILES = "checkpoint_gpu_*.pt"
 NONE = ": the file has none"
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """What a network's state dict has beside parameters."""
@@ -41,16 +42,18 @@ class _Rank:
     """Its state, unchecked."""
 
 
-def is_theirs(folder: Path) -> bool:
-    """Whether a folder holds such files."""
-    return (folder / FIRST).is_file()
+def is_theirs(path: Path) -> bool:
+    """Whether a folder holds such files; ValueError for one of the files itself."""
+    if path.match(_FILES) and path.is_file():
+        raise ValueError(f"{path} has a part of the class centres; give the folder of all parts")
+    return (path / FIRST).is_file()
 
 
 def begin_from_(state: TrainState, folder: Path) -> list[str]:
     """Take over backbone, class centres, momenta and step.
 
     Returns:
-        A line for the momenta of the backbone, and one for those of the class centres, where they
+        A line with the step, and one each for momenta of the backbone and of the class centres that
         do not fit this run and begin anew.
 
     Raises:
@@ -68,8 +71,7 @@ def begin_from_(state: TrainState, folder: Path) -> list[str]:
     load_weights_(state.backbone, folder / FIRST)
     first = step = 0
     notes: dict[str, str] = {}
-    for path in _files(folder):
-        saved = _read(path)
+    for path, saved in _ranks(folder):
         if saved.centres.shape[1] != centres.dim:
             raise ValueError(
                 f"{path}: class centres of {saved.centres.shape[1]} numbers, not {centres.dim}"
@@ -84,7 +86,8 @@ def begin_from_(state: TrainState, folder: Path) -> list[str]:
     if first != state.head.num_classes:
         raise ValueError(
             f"{folder}: has {first} classes in all files, but the data has "
-            f"{state.head.num_classes}; continue with the data that the run began with"
+            f"{state.head.num_classes}; continue with the data that the run began with, or take "
+            f"over the backbone alone: backbone.weights {folder / FIRST}"
         )
     if step >= state.num_steps:
         raise ValueError(
@@ -93,17 +96,25 @@ def begin_from_(state: TrainState, folder: Path) -> list[str]:
         )
     state.step = state.head.num_steps = step
     state.position = step * state.global_batch
-    return list(notes.values())
+    return [f"{folder}: a run of arcface_torch, continued at step {step}", *notes.values()]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The files of all ranks, in order; ValueError where one is missing."""
-    count = sum(1 for _ in folder.glob("checkpoint_gpu_*.pt"))
+def _ranks(folder: Path) -> Iterator[tuple[Path, _Rank]]:
+    """The files of all ranks, in order; ValueError where one is missing or of another step."""
+    step = None
+    count = sum(1 for _ in folder.glob(_FILES))
     for rank in range(count):
         path = folder / f"checkpoint_gpu_{rank}.pt"
         if not path.is_file():
-            raise ValueError(f"{folder} has {count} checkpoint_gpu_*.pt, but no {path.name}")
-        yield path
+            raise ValueError(f"{folder} has {count} {_FILES}, but no {path.name}")
+        saved = _read(path)
+        step = saved.step if step is None else step
+        if saved.step != step:
+            raise ValueError(
+                f"{path} has finished {saved.step} steps, but {FIRST} {step}; keep the files of "
+                "one save in the folder"
+            )
+        yield path, saved
 
 
 def _read(path: Path) -> _Rank:
