@@ -4,14 +4,15 @@ The head's buffers follow from its kernels. What no tensor is - CUDA's context, 
 libraries, holes between the allocator's blocks - are rules. No GPU has confirmed either.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from facescale.head.rows import FORMATS
+from facescale.config import Config
 from facescale.head.step import LOGITS_BUDGET, logits_budget
-from facescale.kernels.cuda import assumed, head_kernels_serve
+from facescale.kernels.cuda import assumed
 from facescale.kernels.cuda.tiles import SPLITS, Precision, tile_for
+from facescale.training.state import make_head
 
 CARD = torch.device("cuda")
 
@@ -37,10 +38,14 @@ class WalkCost:
     """Most at once of what one pass needs for itself."""
 
 
-def serves(stored: torch.dtype, dim: int) -> bool:
-    """Whether the CUDA walk takes rows of this format and size, with triton as it is here."""
+def serves(config: Config, dim: int) -> bool:
+    """Whether the CUDA walk takes the steps of a run's head, with triton as it is here.
+
+    A small head on the CPU says so.
+    """
+    alone = replace(config, head=replace(config.head, shards=1))
     with assumed():
-        return head_kernels_serve(torch.empty(0, dtype=FORMATS[stored].stored, device="meta"), dim)
+        return make_head(alone, 2, dim, torch.device("cpu")).defers
 
 
 def budget(memory: int | None) -> int:

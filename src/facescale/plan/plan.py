@@ -10,13 +10,12 @@ from functools import cached_property
 
 from facescale.config import Config
 from facescale.distributed import shard_range
-from facescale.head.margins import reweights
 from facescale.head.share import joint_limit
 from facescale.head.step import LOGITS_BUDGET
 from facescale.plan import cards
 from facescale.plan.costs import BackboneCost, HeadCost, backbone_cost, head_cost
 from facescale.plan.search import largest
-from facescale.training.state import centres_momentum, margin_of, rows_dtype
+from facescale.training.state import centres_momentum, rows_dtype
 
 KERNELS = 27 << 20
 """Code of torch that the first step loads, on the CPU; measured with torch 2.13."""
@@ -141,16 +140,9 @@ class Planner:
 
     @cached_property
     def _in_kernels(self) -> bool:
-        """Whether the CUDA walk takes the steps of the head, as `Step.plain_rule` says."""
-        head, optim = self.config.head, self.config.optim
-        plain = head.subcentres == 1 and optim.head_name == "sgd"
+        """Whether the CUDA walk takes the steps of the head."""
         dim = self._at_two_batches[0][1].embedding_dim
-        return (
-            self.device_type == "cuda"
-            and plain
-            and not reweights(margin_of(self.config))
-            and cards.serves(rows_dtype(self.config), dim)
-        )
+        return self.device_type == "cuda" and cards.serves(self.config, dim)
 
     def _on_card(
         self,

@@ -141,7 +141,7 @@ def build(config: Config, device: torch.device) -> TrainState:
     round_convolutions(config.train.precision == "tf32")
     # Sizes of batch and images stay, so it pays to try which algorithms are fastest.
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    head = _make_head(config, dataset.num_classes, backbone.embedding_dim, device)
+    head = make_head(config, dataset.num_classes, backbone.embedding_dim, device)
     global_batch = config.train.global_batch_size or config.train.batch_size * world.size
     check_batch(global_batch, config.train, world.size)
     num_steps = config.train.steps or max(
@@ -217,9 +217,10 @@ def _place_backbone(config: Config, device: torch.device, world: Group) -> backb
     return backbone.to(device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
 
-def _make_head(
+def make_head(
     config: Config, num_classes: int, embedding_dim: int, device: torch.device
 ) -> MarginHead:
+    """The head of a run. A collective where there are several ranks."""
     optim = config.optim
     return MarginHead(
         num_classes,
