@@ -90,8 +90,9 @@ def run_of(steps: int, **train: Any) -> Config:
 
 
 def rank_main(rank: int, size: int, store: Path, config: Config, output: Path, hurt: Hurt) -> None:
+    torch.set_num_threads(1)  # whatever an earlier test of the process has left
     where = dist.FileStore(str(store), size)  # type: ignore[attr-defined]
-    wait = timedelta(seconds=10)
+    wait = timedelta(seconds=30)
     dist.init_process_group("gloo", store=where, rank=rank, world_size=size, timeout=wait)
     hurt(rank)
     summary = train(config, output, resume=True)
@@ -116,9 +117,10 @@ def start(
 
 
 def end(ranks: list[BaseProcess]) -> list[int | None]:
-    """Exit statuses; what has not ended within half a minute never will."""
+    """Exit statuses; what has not ended within two minutes never will, on a busy machine too."""
+    until = time.monotonic() + 120
     for rank in ranks:
-        rank.join(30)
+        rank.join(max(0.0, until - time.monotonic()))
     statuses = [rank.exitcode for rank in ranks]
     for rank in ranks:
         rank.kill()

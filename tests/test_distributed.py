@@ -131,3 +131,17 @@ def test_more_ranks_than_cards_are_refused(
 
 def test_torch_has_what_ends_a_failed_group() -> None:
     assert hasattr(dist.distributed_c10d, "_abort_process_group")
+
+
+def test_ranks_of_a_test_that_do_not_find_each_other_try_again(
+    run_ranks: RunRanks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join = dist.init_process_group
+
+    def fails_at_first(*arguments: Any, **options: Any) -> None:
+        if "try-0" in options["store"].path and options["rank"] == 1:
+            raise RuntimeError("Gloo connectFullMesh failed")
+        join(*arguments, **options)
+
+    monkeypatch.setattr(dist, "init_process_group", fails_at_first)
+    assert run_ranks(told, 2, None) == [["rank 0", "rank 1"]] * 2
