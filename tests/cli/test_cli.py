@@ -49,7 +49,7 @@ TINY = [
             "roc.txt: give a name that ends in",
         ),
         (["export", "m.safetensors", "--calibrate", "lfw"], "--calibrate is for --dtype int8"),
-        (["unpack", "run", "--rows", "5"], "--rows is for --centres, which is not given"),
+        (["unpack", "run", "--rows", "5"], "--rows is for --centres; give both, or leave it out"),
         (["bench", "kernels", "--rounds", "0"], "--rounds must be at least 1, got 0"),
         (
             ["data", "pack", "a", "b", "--quality", "80"],
@@ -57,11 +57,11 @@ TINY = [
         ),
         (
             ["data", "convert", "a", "b", "--to", "folder", "--part-size", "9"],
-            "--part-size is for ofrecord and tar; folder has no parts",
+            "--part-size is for ofrecord and tar; leave it out, folder has no parts",
         ),
         (
             ["data", "convert", "a", "b", "--to", "tar", "--labels", "exact"],
-            "--labels is for recordio; tar has exact labels",
+            "--labels is for recordio; leave it out, tar has exact labels",
         ),
         (["fly"], "unknown command 'fly'; there are train, verify"),
     ],

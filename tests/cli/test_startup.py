@@ -39,7 +39,11 @@ def answer(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float, st
         ("presets", 0, "emore_r100"),
         ("presets --json", 0, '"name": "emore_r100"'),
         ("keys margin warm", 0, "head.margin.warmup"),
-        ("keys nosuchword", 2, "no key has nosuchword in its name or meaning"),
+        (
+            "keys nosuchword",
+            2,
+            "nosuchword in its name or meaning; `facescale keys` lists them all",
+        ),
         ("train --help", 0, "--head.sample_rate X"),
         ("plan --help", 0, "--devices N"),
         ("verify --help", 0, "--folds N"),

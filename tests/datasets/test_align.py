@@ -250,7 +250,7 @@ def test_photographs_that_differ_in_their_suffix_get_a_face_each(run: Run, tmp_p
         (["photos", "photos/out"], "photos/out lies in photos"),
         (["photos", "full"], "full is not empty"),
         (["photos", "out", "--longest", "3"], "--longest must be at least 32"),
-        (["photos", "out", "--threads", "0"], "--size and --threads must be at least 1"),
+        (["photos", "out", "--threads", "0"], "--threads must be at least 1, got 0"),
     ],
 )
 def test_a_mistake_is_one_clear_line(

@@ -244,6 +244,7 @@ def test_the_command_says_it_all(
     said = capsys.readouterr().out
     assert "train.rec record 4: no record begins at byte" in said
     assert "1 of 10 records are bad" in said
+    assert "--repair" not in said
     assert "9 images of 5 classes; labels as before" in said
     told = json.loads(saved_as.read_text())
     assert told["flaws"]["magic"]["records"][0]["index"] == 3
@@ -252,6 +253,8 @@ def test_the_command_says_it_all(
     assert [kept.read(i).label for i in range(9)] == [0, 0, 1, 2, 2, 3, 3, 4, 4]
     assert run(str(ten), "--json") == 1
     assert json.loads(capsys.readouterr().out)["bad"] == 1
+    assert run(str(ten)) == 1
+    assert "1 of 10 records are bad\n  --repair OUT writes the others" in capsys.readouterr().out
     assert run(str(ten), "--allow", "nonsense") == 2
     assert "unknown kind of flaw 'nonsense'" in capsys.readouterr().err
     assert run(str(ten), "--repair", str(tmp_path / "clean")) == 2

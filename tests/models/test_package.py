@@ -183,7 +183,7 @@ def one_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_backbone(tmp_path / "model.safetensors", lived_in(name="y1", image_size=28))
     model, folder = str(tmp_path), str(tmp_path / "p")
-    assert "are for a --package" in one_line(capsys, model, "--detector", "x")
+    assert "are for a package; give --package FOLDER" in one_line(capsys, model, "--detector", "x")
     assert "not both" in one_line(capsys, model, "x.onnx", "--package", folder)
     assert "needs a detector" in one_line(capsys, model, "--package", folder, "--manifest", "1")
     assert "no name of a package" in one_line(capsys, model, "--package", str(tmp_path / "a b"))

@@ -38,8 +38,9 @@ def add_options(parser: Parser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Align this process's part; the last process to end says how all went."""
     check_detection_options(chosen)
-    if chosen.size < 1 or (chosen.threads is not None and chosen.threads < 1):
-        raise ValueError("--size and --threads must be at least 1")
+    for name in ("size", "threads"):
+        if getattr(chosen, name) is not None and getattr(chosen, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(chosen, name)}")
     photos, output = _folders(chosen)
     rank, size = (int(os.environ.get(name, default)) for name, default in _PROCESSES)
     from facescale.datasets.align import Aligner, align_photographs

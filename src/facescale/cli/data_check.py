@@ -46,7 +46,7 @@ def run(chosen: argparse.Namespace) -> None:
         if getattr(chosen, name) is not None and getattr(chosen, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(chosen, name)}")
     if chosen.renumber and chosen.repair is None:
-        raise ValueError("--renumber is for --repair, which is not given")
+        raise ValueError("--renumber is for --repair; give --repair OUT, or leave it out")
     skip_list, saved = (
         None if name is None else file_to_write(name) for name in (chosen.skip_list, chosen.report)
     )
@@ -141,6 +141,8 @@ def _show(told: dict[str, Any]) -> None:
     bad = told["bad"]
     if bad or told["files"]:
         say(f"[bold]{bad:,} of {told['images']:,} records are bad[/]")
+        if bad and not (told.get("skip_list") or told.get("repaired")):
+            say("  --repair OUT writes the others, --skip-list FILE lists these for data.skip")
     else:
         say("nothing is wrong")
     if listed := told.get("skip_list"):

@@ -115,9 +115,11 @@ def _check(chosen: argparse.Namespace) -> None:
         return
     check_network_options(chosen)
     if bool(chosen.without) != (chosen.similarity is not None):
-        raise ValueError("with --model, --without and --similarity need each other")
+        raise ValueError("with --model, --without and --similarity need each other; give both")
     if not any(cosine is not None for cosine in asked.values()):
-        raise ValueError("--model is for --without and --similarity, --outliers or --near")
+        raise ValueError(
+            "--model is for --without and --similarity, --outliers or --near; give one of these"
+        )
 
 
 def _compare(found: "Cleaning", chosen: argparse.Namespace) -> None:

@@ -39,9 +39,11 @@ def run(chosen: argparse.Namespace) -> None:
     from facescale.datasets.convert import Options
 
     if chosen.part_size is not None and chosen.to in ("recordio", "folder"):
-        raise ValueError(f"--part-size is for ofrecord and tar; {chosen.to} has no parts")
+        raise ValueError(
+            f"--part-size is for ofrecord and tar; leave it out, {chosen.to} has no parts"
+        )
     if chosen.labels != "float32" and chosen.to != "recordio":
-        raise ValueError(f"--labels is for recordio; {chosen.to} has exact labels")
+        raise ValueError(f"--labels is for recordio; leave it out, {chosen.to} has exact labels")
     part_size = chosen.part_size
     if part_size is None:
         part_size = 200_000 if chosen.to == "ofrecord" else 10_000

@@ -38,6 +38,6 @@ def run(chosen: argparse.Namespace) -> None:
 
     prepare = Prepare(chosen.resize, chosen.encoding, chosen.quality)
     if chosen.resize is None and (chosen.encoding, chosen.quality) != ("jpeg", 95):
-        raise ValueError("--encoding and --quality are for --resize, which is not given")
+        raise ValueError("--encoding and --quality are for --resize; give it, or leave them out")
     options = Options(prepare=prepare, labels=chosen.labels, **writing_of(chosen))
     report(open_source(chosen), chosen.out, options)

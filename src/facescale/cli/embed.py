@@ -60,7 +60,7 @@ def check_face_options(chosen: argparse.Namespace) -> None:
     """
     check_detection_options(chosen)
     if not chosen.align and (given := detection_options(chosen)):
-        raise ValueError(f"{given[0]} is for --align, which is not given")
+        raise ValueError(f"{given[0]} is for --align; give both, or leave it out")
     if chosen.align and (chosen.points is not None or chosen.stretch):
         raise ValueError("--align finds the faces itself; leave out --points and --stretch")
 

@@ -75,7 +75,7 @@ def _check(chosen: argparse.Namespace) -> None:
     """Find mistakes before torch is imported."""
     if chosen.package is None:
         if chosen.detector is not None or chosen.manifest != 2:
-            raise ValueError("--detector and --manifest are for a --package")
+            raise ValueError("--detector and --manifest are for a package; give --package FOLDER")
     elif chosen.output is not None:
         raise ValueError("give OUT.onnx or --package FOLDER, not both")
     if chosen.manifest == 1 and chosen.detector is None:

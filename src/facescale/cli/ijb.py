@@ -75,7 +75,9 @@ def _stored(path: str) -> NDArray[np.float32]:
     try:
         rows: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        raise ValueError(f"{path} is not an array of embeddings: {error}") from error
+        raise ValueError(
+            f"{path} is not an array of embeddings ({error}); give a .npy of shape (images, 2 dim)"
+        ) from error
     return rows
 
 

@@ -23,7 +23,10 @@ def run(chosen: argparse.Namespace) -> None:
     """A line for each key: its values, its default, what it means."""
     keys = [key for key in all_keys() if key.has(chosen.words)]
     if not keys:
-        raise ValueError(f"no key has {' and '.join(chosen.words)} in its name or meaning")
+        words = " and ".join(chosen.words)
+        raise ValueError(
+            f"no key has {words} in its name or meaning; `facescale keys` lists them all"
+        )
     if chosen.markdown:
         print(markdown(keys), end="")
         return

@@ -46,7 +46,7 @@ def preset_path(name: str) -> Path:
             f"with `facescale import config {name} OUT.yaml`"
         )
     if path.is_dir() and (path / "config.yaml").is_file():
-        raise ValueError(f"{name} is a run folder; its config is {path / 'config.yaml'}")
+        raise ValueError(f"{name} is a run folder; give its config, {path / 'config.yaml'}")
     if not path.exists() and not path.is_symlink():
         close = get_close_matches(name, presets(), 1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -91,8 +91,8 @@ def _flatten(values: Mapping[Any, Any], prefix: str, source: str) -> Iterator[tu
             yield name, convert(value, fields()[name], f"{source}: {name}")
         else:
             close = get_close_matches(name, [*fields(), *sections()], 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{source}: there is no option {name}{hint}")
+            hint = f"did you mean {close[0]}?" if close else "`facescale keys` lists them"
+            raise ValueError(f"{source}: there is no option {name}; {hint}")
 
 
 _IN_PLACE_OF = {"train.epochs": "train.steps", "train.batch_size": "train.global_batch_size"}

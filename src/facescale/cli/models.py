@@ -49,7 +49,10 @@ def model_place(chosen: argparse.Namespace) -> Path:
     """
     path, which = Path(chosen.model), getattr(chosen, "checkpoint", None)
     if which is not None and (not path.is_dir() or path.name.startswith("step-")):
-        raise ValueError(f"--checkpoint chooses within a run folder, and {path} is none")
+        raise ValueError(
+            f"--checkpoint chooses within a run folder, and {path} is none; give the folder of the "
+            "run, or leave --checkpoint out"
+        )
     if not path.is_dir():
         return path
     from facescale.checkpoint import best, folder

@@ -43,7 +43,9 @@ def check_network_options(chosen: argparse.Namespace) -> None:
     if chosen.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {chosen.batch_size}")
     if Path(chosen.model).suffix != ".onnx" and (chosen.mean, chosen.std) != (None, None):
-        raise ValueError("--mean and --std are for ONNX files; other models know their pixels")
+        raise ValueError(
+            "--mean and --std are for ONNX files; leave them out, other models know their pixels"
+        )
 
 
 def open_network(chosen: argparse.Namespace, device: "torch.device") -> "nn.Module":

@@ -74,5 +74,7 @@ def file_to_write(name: str, *suffixes: str) -> Path:
         raise ValueError(f"{path}: give a name that ends in {' or '.join(suffixes)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise PermissionError(f"{path} could not be written: permission denied")
+        raise PermissionError(
+            f"{path} could not be written: permission denied; choose another folder"
+        )
     return path

@@ -34,7 +34,7 @@ def run(chosen: argparse.Namespace) -> None:
     if chosen.rows is not None and chosen.rows < 1:
         raise ValueError(f"--rows must be at least 1, got {chosen.rows}")
     if chosen.rows is not None and not chosen.centres and chosen.dominant is None:
-        raise ValueError("--rows is for --centres, which is not given")
+        raise ValueError("--rows is for --centres; give both, or leave it out")
     from facescale.checkpoint import folder as checkpoint
     from facescale.checkpoint import old, unpack
     from facescale.distributed import Group
