@@ -222,6 +222,35 @@ def test_a_search_stops_where_a_try_fails_for_another_reason(
     assert all("a search needs --memory" in cell.failure for cell in without.cells.values())
 
 
+def test_failed_cells_are_measured_again_on_request(
+    trials: Callable[..., Trials], tmp_path: Path
+) -> None:
+    cases = [
+        *select(["emore_y1/model_parallel/256"]),
+        *select(["emore_r100/partial_fc/most_identities"]),
+    ]
+    limited = settings(devices=(1,), runs=1, memory=(2**33,))
+
+    def number(command: list[str]) -> int:
+        return int(option(command, "--data.num_classes")) if "--data.num_classes" in command else 0
+
+    trials(lambda c: Run(DONE) if 0 < number(c) < 400_000 else Run("error", reason="disk full"))
+    record = run_matrix(cases, limited, tmp_path)
+    assert all("disk full" in cell.failure for cell in record.cells.values())
+    fits = trials(lambda c: Run(DONE, rates=[1.0]) if number(c) < 500_000 else Run(OUT_OF_MEMORY))
+    run_matrix(cases, limited, tmp_path)
+    assert not fits.commands
+    record = run_matrix(cases, limited, tmp_path, retry=True)
+    throughput, identities = record.cells.values()
+    assert throughput.rate == 1.0
+    assert identities.found is not None
+    assert 400_000 <= identities.found < 500_000
+    assert 100_000 not in [number(command) for command in fits.commands]
+    measured = len(fits.commands)
+    run_matrix(cases, limited, tmp_path, retry=True)
+    assert len(fits.commands) == measured
+
+
 def test_a_report_with_an_empty_case_is_refused() -> None:
     with pytest.raises(ValueError, match="no case ''; the cases are"):
         select(["emore_y1", ""])  # of --cases emore_y1,

@@ -41,6 +41,7 @@ def add_options(parser: Parser) -> None:
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add("--threads", type=int, help="of a rank on the CPU; cores / most devices when not given")
     add("--timeout_s", type=float, default=3600.0, help="after which a run is ended")
+    add("--retry", action="store_true", help="measure cells again that failed in an earlier call")
     add("--logs", nargs="+", help="logs of other systems: emore_r100/partial_fc/64@8=FOLDER/*.log")
     add("--compare", nargs=2, help="two results.json to lay side by side; nothing is run")
 
@@ -66,7 +67,9 @@ def _run_report(chosen: argparse.Namespace) -> None:
     cases = select([] if chosen.cases == "none" else (chosen.cases or "*").split(","))
     logs = [read_cells(entry) for entry in chosen.logs or ()]
     with exit_on_signals(), locked(output, Group()):
-        record = run_matrix(cases, settings, output, lambda text: say(escape(text)))
+        record = run_matrix(
+            cases, settings, output, lambda text: say(escape(text)), retry=chosen.retry
+        )
         for found in logs:
             for system, cells in found.items():
                 record.systems.setdefault(system, {}).update(cells)

@@ -26,9 +26,21 @@ Say = Callable[[str], None]
 
 
 def run_matrix(
-    cases: Sequence[Case], settings: Settings, output: Path, say: Say = lambda _: None
+    cases: Sequence[Case],
+    settings: Settings,
+    output: Path,
+    say: Say = lambda _: None,
+    *,
+    retry: bool = False,
 ) -> Record:
     """Run the missing cells of `cases` on each number of devices; saves `output/results.json`.
+
+    Args:
+        cases: Those to measure.
+        settings: The procedure; that of an interrupted matrix in `output`, if there is one.
+        output: Folder of the results.
+        say: Called with a line after each trial.
+        retry: Whether cells that failed before are measured again. What a search has tried is kept.
 
     Raises:
         ValueError: `output` holds a matrix that was measured with other settings, or on another
@@ -37,7 +49,7 @@ def run_matrix(
     output.mkdir(parents=True, exist_ok=True)
     path = output / "results.json"
     record = _open(path, settings)
-    matrix = _Matrix(record, settings, output, say, lambda: record.save(path))
+    matrix = _Matrix(record, settings, output, say, lambda: record.save(path), retry)
     for case in cases:
         for devices in settings.devices:
             matrix.measure(case, devices)
@@ -74,6 +86,7 @@ class _Matrix:
     output: Path
     say: Say
     save: Callable[[], None]
+    retry: bool
     begun: bool = False
     """Whether a trial has been run now; before the first one the record learns where it goes on."""
 
@@ -83,12 +96,19 @@ class _Matrix:
             for memory in self.settings.memory or (None,):
                 self._most_identities(case, devices, memory)
             return
-        cell = self.record.cell(case.name, devices)
+        cell = self._cell(case, devices)
         cell.num_classes = NETWORKS[case.network].num_classes
         cell.batch = self._batch(case, cell)
         if cell.batch:
             self._throughput(case, cell, cell.batch)
         self.save()
+
+    def _cell(self, case: Case, devices: int, memory: int | None = None) -> Cell:
+        """What is known of a cell."""
+        cell = self.record.cell(case.name, devices, memory)
+        if self.retry:
+            cell.runs = [run for run in cell.runs if run.outcome == DONE]
+        return cell
 
     def _batch(self, case: Case, cell: Cell) -> int | None:
         """Batch per rank: the case's, or the result of a search."""
@@ -103,7 +123,7 @@ class _Matrix:
         return self._search(case, cell, start, lambda batch: (batch, None))
 
     def _most_identities(self, case: Case, devices: int, memory: int | None) -> None:
-        cell = self.record.cell(case.name, devices, memory)
+        cell = self._cell(case, devices, memory)
         batch = self.settings.batch_of(case.network) or NETWORKS[case.network].batch
         cell.batch = batch
         if not cell.runs and cell.found is None:
