@@ -1,6 +1,7 @@
 """Runs of arcface_torch go on here, and its tools read the weights that a run leaves."""
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,24 @@ def test_the_run_goes_on_and_leaves_a_model_for_them(tmp_path: Path) -> None:
     network = backbones.build("y1", DIM, family="arcface_torch")
     network.load_state_dict(weights)
     assert all(value.device.type == "cpu" for value in weights.values())
+
+
+def test_a_resume_does_not_begin_anew_beside_their_checkpoints(tmp_path: Path) -> None:
+    write_theirs(tmp_path, 2)
+    config = config_of(tmp_path)
+    with pytest.raises(ValueError, match=r"continue that run with --start\.checkpoint"):
+        train(replace(config, start=StartConfig()), tmp_path, resume=True)
+    assert train(config, tmp_path, resume=True).steps == 2
+    assert train(replace(config, start=StartConfig()), tmp_path, resume=True).steps == 0
+
+
+@pytest.mark.parametrize(("family", "lines"), [("mxnet", 1), ("arcface_torch", 0)])
+def test_a_model_that_they_would_take_for_theirs_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: Any, lines: int
+) -> None:
+    backbone = BackboneConfig(name="y1", embedding_dim=DIM, family=family)
+    train(config_of(tmp_path, backbone=backbone, start=StartConfig()), tmp_path / "run")
+    assert capsys.readouterr().out.count(f"this backbone is of family {family}") == lines
 
 
 class Trap:

@@ -1,8 +1,18 @@
-"""Options that are set and do nothing, because another option decides otherwise."""
+"""Options that do nothing, or not what they seem to, because another option decides otherwise."""
 
 from facescale.config import Config
 from facescale.config.fields import values
 from facescale.head.margins import margin_values
+
+
+def model_pt_note(config: Config, family: str | None) -> list[str]:
+    """A line where arcface_torch computes something else from a run's `model.pt`."""
+    if not config.checkpoint.model_pt or family == "arcface_torch":
+        return []
+    return [
+        f"checkpoint.model_pt: this backbone is of family {family}, but arcface_torch has its "
+        "own BatchNorm eps and pixel scale for these weights; set backbone.family arcface_torch"
+    ]
 
 
 def without_effect(config: Config) -> list[str]:

@@ -22,7 +22,7 @@ from facescale.models.torchfile import save_state_dict
 from facescale.models.weights import save_backbone
 from facescale.training.agreement import check_same, of_run
 from facescale.training.batches import UNREADABLE, Batches
-from facescale.training.effects import without_effect
+from facescale.training.effects import model_pt_note, without_effect
 from facescale.training.graphs import graphs_note
 from facescale.training.keeping import Keeper, all_are_told, check_best, due
 from facescale.training.lock import RunFolder, locked
@@ -94,6 +94,7 @@ def train(config: Config, output: Path, *, resume: bool = False) -> Summary:
         if state.step == 0 and config.start.checkpoint is not None:
             notes += begin_from_(state, config.start)
         notes += [*unreached(config, state.num_steps), *without_effect(config)]
+        notes += model_pt_note(config, state.backbone.spec.get("family"))
         stack.callback(trackers.close)
         with all_are_told(state.world):
             if state.world.rank == 0:

@@ -9,6 +9,7 @@ from facescale.checkpoint.folder import Part
 from facescale.checkpoint.record import Run
 from facescale.distributed import agree
 from facescale.models.tensorfile import kind_of
+from facescale.training import arcface_torch
 from facescale.training.dataset import order_of
 from facescale.training.optim import fill_momenta_, make_schedule
 from facescale.training.passed_over import PassedOver
@@ -71,7 +72,8 @@ def resume_(state: TrainState, output: Path) -> list[str]:
     damaged or not finite, and that it was written with another seed.
 
     Raises:
-        ValueError: All checkpoints are damaged, or the last one is not of this run.
+        ValueError: All checkpoints are damaged, the last one is not of this run, or there are only
+            arcface_torch's and no `start.checkpoint`.
     """
     folder = output / "checkpoints"
     names = agree(" ".join(path.name for path in checkpoint.checkpoints(folder))).split()
@@ -91,6 +93,12 @@ def resume_(state: TrainState, output: Path) -> list[str]:
         raise ValueError(
             f"no checkpoint is whole: {'; '.join(passed)}. Bring one back from a copy, or remove "
             "them to begin anew"
+        )
+    foreign = agree("arcface_torch" if arcface_torch.is_theirs(output) else "")
+    if foreign and state.config.start.checkpoint is None:
+        raise ValueError(
+            f"{output} has no checkpoint of facescale, but {arcface_torch.FIRST} of arcface_torch; "
+            f"continue that run with --start.checkpoint {output}"
         )
     return [f"no checkpoint in {folder}: starting at step 0"]
 
