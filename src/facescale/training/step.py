@@ -114,8 +114,8 @@ def learn_late(
     bad = torch.stack([~loss.isfinite(), ~norm.isfinite()])
     learn_unless_(state.optimizer, bad.any())
     ask_later(state, batch, bad, statistics)
+    state.optimizer.zero_grad(set_to_none=True)  # its memory is then free for the average's way
     state.kept.update_average_(~bad.any())
-    state.optimizer.zero_grad(set_to_none=True)
 
 
 def ask_later(state: TrainState, batch: Batch, bad: Tensor, statistics: Tensor) -> None:
