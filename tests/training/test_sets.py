@@ -44,8 +44,8 @@ def test_a_set_that_is_nowhere_is_named_with_the_places(tmp_path: Path) -> None:
         open_sets(["agedb_30", "cfp_fp"], str(tmp_path))
     assert str(error.value) == (
         f"no verification set 'agedb_30': there is no agedb_30.bin nor {tmp_path}/agedb_30.bin "
-        "(cfp_fp missing too); give paths of .bin files, which InsightFace's training sets bring "
-        "along, make one by `facescale data pairs`, or train without: --evaluation.sets '[]'"
+        "(cfp_fp missing too); give the path of a .bin file (InsightFace's training sets bring "
+        "some), make one with `facescale data pairs`, or train without any: --evaluation.sets '[]'"
     )
 
 

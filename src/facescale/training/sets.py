@@ -87,10 +87,10 @@ def _places(sources: Iterable[str], data_path: str | list[str] | None) -> list[P
     if missing := [source for source, place in found.items() if place is None]:
         tried = " nor ".join(map(str, _tried(missing[0], data_path)))
         more = f" ({', '.join(missing[1:])} missing too)" if missing[1:] else ""
-        without = "" if data_path is None else ", or train without: --evaluation.sets '[]'"
+        without = "" if data_path is None else ", or train without any: --evaluation.sets '[]'"
         raise FileNotFoundError(
-            f"no verification set {missing[0]!r}: there is no {tried}{more}; give paths of .bin "
-            "files, which InsightFace's training sets bring along, make one by `facescale data "
+            f"no verification set {missing[0]!r}: there is no {tried}{more}; give the path of a "
+            ".bin file (InsightFace's training sets bring some), make one with `facescale data "
             f"pairs`{without}"
         )
     return [place for place in found.values() if place is not None]
