@@ -109,6 +109,10 @@ def test_train_verify_repeat_and_resume(
     assert "1 steps" in said
     assert re.search(r"; \d+\.\d% of the time waited for images", said)
     assert "Global Step: 3" in (run / "training.log").read_text()
+    main(["train", str(run / "config.yaml"), "--resume", "--train.steps", "3"])
+    said = capsys.readouterr().out
+    assert "had ended before, and no step was trained" in said
+    assert "nan" not in said
 
 
 def test_verify_shows_a_table_and_draws(

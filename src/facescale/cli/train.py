@@ -89,12 +89,15 @@ _FILES = {
 
 def _show_summary(summary: "Summary") -> None:
     """The last screen: what was reached, where it lies, what to try next."""
-    minutes, seconds = divmod(round(summary.seconds), 60)
-    say(
-        f"[bold]done[/]: {summary.images:,} images in {minutes} min {seconds} s, "
-        f"{summary.steps:,} steps, last loss {summary.loss:.3f}; "
-        f"{summary.wait_s / summary.seconds:.1%} of the time waited for images"
-    )
+    if summary.steps:
+        minutes, seconds = divmod(round(summary.seconds), 60)
+        say(
+            f"[bold]done[/]: {summary.images:,} images in {minutes} min {seconds} s, "
+            f"{summary.steps:,} steps, last loss {summary.loss:.3f}; "
+            f"{summary.wait_s / summary.seconds:.1%} of the time waited for images"
+        )
+    else:
+        say("[bold]done[/]: the run had ended before, and no step was trained")
     if summary.unreadable:
         say(f"unreadable images passed over: {summary.unreadable:,}")
     if summary.verifications:
