@@ -16,6 +16,7 @@ from facescale.config import (
     CheckpointConfig,
     Config,
     DataConfig,
+    OptimConfig,
     StartConfig,
     TrainConfig,
 )
@@ -40,7 +41,7 @@ def write_theirs(folder: Path, ranks: int, **changes: Any) -> tuple[dict[str, Te
         parameter.sum().backward()
         optimizer.step()
         checkpoint = {
-            "epoch": 1,
+            "epoch": 0,
             "global_step": STEP,
             "state_dict_backbone": OrderedDict(backbone),
             "state_dict_softmax_fc": OrderedDict(weight=centres[first : first + size]),
@@ -145,6 +146,33 @@ def test_what_does_not_fit_is_refused(
     state = build(config_of(tmp_path, **options), CPU)
     with pytest.raises(ValueError, match=message):
         begin_from_(state, state.config.start)
+
+
+@pytest.mark.parametrize(
+    ("batch", "images", "step", "num_steps", "position"),
+    [
+        (8, 64, 16, 32, 128),  # as there
+        (8, 71, 16, 36, 128),  # it left out 7 images of each epoch
+        (4, 64, 16, 48, 128),  # half of it: the images that are left are 32 steps
+        (32, 64, 16, 20, 128),
+    ],
+)
+def test_another_global_batch_continues_in_the_same_epoch(
+    tmp_path: Path, batch: int, images: int, step: int, num_steps: int, position: int
+) -> None:
+    """Two of four epochs at batch 8; the rate is half of the peak rate."""
+    write_theirs(tmp_path, 2, global_step=step, epoch=2)
+    config = config_of(
+        tmp_path,
+        data=DataConfig(path="synthetic", num_classes=CLASSES, num_images=images, threads=1),
+        train=TrainConfig(batch_size=batch, epochs=4),
+        optim=OptimConfig(lr=0.1),
+    )
+    state = build(config, CPU)
+    said = begin_from_(state, state.config.start)[0]
+    assert (state.step, state.num_steps, state.position) == (step, num_steps, position)
+    assert state.rate(step) == pytest.approx(0.05, rel=0.2 if images == 71 else 1e-6)
+    assert ("epoch 2; its steps had another global batch" in said) == (batch != 8)
 
 
 def test_files_of_two_saves_are_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from facescale.checkpoint import tensors
 from facescale.config import (
     BackboneConfig,
     Config,
+    DataConfig,
     HeadConfig,
     MarginConfig,
     OptimConfig,
@@ -81,6 +82,9 @@ def config_of(folder: Path, settings: Settings, **changes: Any) -> Config:
     name = settings.optimizer
     schedule = ScheduleConfig(kind="step")
     sections: dict[str, Any] = {
+        "data": DataConfig(
+            path="synthetic", num_classes=CLASSES, num_images=BEFORE * BATCH, threads=1
+        ),
         "backbone": BackboneConfig(
             name=settings.network,
             embedding_dim=settings.embedding_size,

@@ -3,8 +3,8 @@
 Each file is a dictionary: "state_dict_backbone", alike in all files; "state_dict_softmax_fc", whose
 "weight" (k, dim) are the class centres of that rank, in the order of ranks; "state_optimizer", of
 torch's SGD or AdamW, whose first group are the network's parameters in the order of its state dict
-and whose second group are the class centres; "global_step"; and the state of the schedule, which is
-left out. Tensors and plain values alone are read.
+and whose second group are the class centres; "epoch" and "global_step"; and the state of the
+schedule, which is left out. Tensors and plain values alone are read.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,6 +20,7 @@ from facescale.head.centres import ClassCentres
 from facescale.models.torchfile import is_plain, read_plain, state_dict_in
 from facescale.models.weights import load_weights_, momenta_with_our_names
 from facescale.training.foreign_momenta import Slots, give_, read_slots
+from facescale.training.remaining import plan_remaining_
 from facescale.training.state import TrainState
 
 FIRST = "checkpoint_gpu_0.pt"
@@ -38,6 +39,8 @@ class _Rank:
     centres: Tensor
     """(k, dim)."""
     step: int
+    epoch: int
+    """Number of finished ones; 0 if the file has none."""
     optimizer: object
     """Its state, unchecked."""
 
@@ -69,7 +72,7 @@ def begin_from_(state: TrainState, folder: Path) -> list[str]:
     if centres.subcentres > 1:
         raise ValueError(f"{folder}: has one class centre of each identity; leave head.subcentres")
     load_weights_(state.backbone, folder / FIRST)
-    first = step = 0
+    first, last = 0, None
     notes: dict[str, str] = {}
     for path, saved in _ranks(folder):
         if saved.centres.shape[1] != centres.dim:
@@ -82,21 +85,33 @@ def begin_from_(state: TrainState, folder: Path) -> list[str]:
         if said:
             notes.setdefault("centres", f"{path}: momenta of the class centres begin anew{said}")
         _put_(centres, first, saved.centres, slots)
-        first, step = first + len(saved.centres), saved.step
+        first, last = first + len(saved.centres), saved
     if first != state.head.num_classes:
         raise ValueError(
             f"{folder}: has {first} classes in all files, but the data has "
             f"{state.head.num_classes}; continue with the data that the run began with, or take "
             f"over the backbone alone: backbone.weights {folder / FIRST}"
         )
+    assert last is not None
+    return [_continue_at_(state, folder, last.step, last.epoch), *notes.values()]
+
+
+def _continue_at_(state: TrainState, folder: Path, step: int, epoch: int) -> str:
+    """Set step and position; what to say of them. ValueError where no step is left."""
+    state.step = state.head.num_steps = step
+    state.position, seen = step * state.global_batch, epoch * len(state.dataset)
+    # It leaves out less than a batch at the end of each epoch
+    other_batch = epoch > 0 and abs(seen - state.position) >= epoch * state.global_batch
+    if other_batch:
+        state.position = seen
+        plan_remaining_(state)
     if step >= state.num_steps:
         raise ValueError(
             f"{folder}: has finished {step} steps, and this run has {state.num_steps}; raise "
             "train.epochs or train.steps"
         )
-    state.step = state.head.num_steps = step
-    state.position = step * state.global_batch
-    return [f"{folder}: a run of arcface_torch, continued at step {step}", *notes.values()]
+    said = f"{folder}: a run of arcface_torch, continued at step {step}"
+    return f"{said}, epoch {epoch}; its steps had another global batch" if other_batch else said
 
 
 def _ranks(folder: Path) -> Iterator[tuple[Path, _Rank]]:
@@ -122,15 +137,15 @@ def _read(path: Path) -> _Rank:
     found: Any = read_plain(path)
     try:
         centres, step = found["state_dict_softmax_fc"]["weight"], found["global_step"]
-        optimizer = found.get("state_optimizer")
+        epoch, optimizer = found.get("epoch", 0), found.get("state_optimizer")
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{path} is not a checkpoint of arcface_torch: no {error}") from error
-    whole = type(step) is int and 0 <= step < 1 << 40
+    whole = all(type(number) is int and 0 <= number < 1 << 40 for number in (step, epoch))
     if not whole or not is_plain(centres) or centres.ndim != 2:
         raise ValueError(f"{path} is not a checkpoint of arcface_torch")
     if not centres.is_floating_point() or not centres.isfinite().all():
         raise ValueError(f"{path} has class centres that are not finite numbers")
-    return _Rank(state_dict_in(found, path), centres, step, optimizer)
+    return _Rank(state_dict_in(found, path), centres, step, epoch, optimizer)
 
 
 def _give_momenta_(state: TrainState, saved: _Rank) -> str:

@@ -11,8 +11,9 @@ from facescale.distributed import agree
 from facescale.models.tensorfile import kind_of
 from facescale.training import arcface_torch
 from facescale.training.dataset import order_of
-from facescale.training.optim import fill_momenta_, make_schedule
+from facescale.training.optim import fill_momenta_
 from facescale.training.passed_over import PassedOver
+from facescale.training.remaining import plan_remaining_
 from facescale.training.state import TrainState
 from facescale.training.statistics import (
     averaged_statistics,
@@ -143,12 +144,7 @@ def restore_(state: TrainState, path: Path) -> None:
         state.scaler.load_state_dict(run.scaler)
     if not same_scale or state.step % state.config.train.accumulate == 0:
         state.kept.gradients.clear()  # sums in other units, or of another train.accumulate
-    other_batch = state.position != state.step * state.global_batch
-    if other_batch and state.config.train.steps is None:  # the rest needs another number of steps
-        whole = state.config.train.epochs * len(state.dataset) / state.global_batch
-        rest = max(0, round(whole - state.position / state.global_batch))
-        state.num_steps = state.step + rest
-        state.schedule = make_schedule(state.config.optim.schedule, state.num_steps, whole)
+    plan_remaining_(state)
 
 
 def _fill_(state: TrainState, saved: record.Record, path: Path) -> None:
