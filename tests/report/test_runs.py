@@ -178,6 +178,23 @@ def test_the_largest_batch_is_searched_and_then_measured(
     assert len(numbers) == len(set(numbers)) == len(fake.commands) - 2
 
 
+def test_a_batch_that_was_found_is_kept_if_its_runs_are_broken_off(
+    trials: Callable[..., Trials], tmp_path: Path
+) -> None:
+    def one_fits(command: list[str]) -> Run:
+        if option(command, "--train.steps") == "6":
+            raise KeyboardInterrupt
+        small = int(option(command, "--train.batch_size")) <= 64
+        return Run(DONE, rates=[5.0]) if small else Run(OUT_OF_MEMORY)
+
+    trials(one_fits)
+    chosen = settings(devices=(1,), memory=(1 << 30,), search_precision=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        run_matrix(select(["emore_r100/partial_fc/max"]), chosen, tmp_path)
+    cell = load(tmp_path / "results.json").cells["emore_r100/partial_fc/max on 1"]
+    assert cell.batch == cell.found == 64
+
+
 def test_most_identities_are_searched_for_each_limit_of_memory(
     trials: Callable[..., Trials], tmp_path: Path
 ) -> None:

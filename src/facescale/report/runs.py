@@ -99,6 +99,7 @@ class _Matrix:
         cell = self._cell(case, devices)
         cell.num_classes = NETWORKS[case.network].num_classes
         cell.batch = self._batch(case, cell)
+        self.save()  # the result of a search, before the hours of its runs
         if cell.batch:
             self._throughput(case, cell, cell.batch)
         self.save()
