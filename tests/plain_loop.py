@@ -117,7 +117,7 @@ class Learner:
         bf16 = torch.autocast(images.device.type, torch.bfloat16)
         with bf16 if self.settings.bf16 else nullcontext():
             embeddings = self.backbone(images)
-        loss = head_loss(embeddings.float(), self.centres, labels, self.settings)
+        loss = head_loss(embeddings.to(self.centres.dtype), self.centres, labels, self.settings)
         loss.backward()
         self.batches += 1
         if self.batches % self.settings.gradient_acc == 0:
