@@ -87,7 +87,11 @@ def write_theirs(folder: Path, learner: Learner, ranks: int, change: Change = la
 
 
 def train_config(**options: Any) -> TrainConfig:
-    defaults = {"global_batch_size": BATCH, "steps": BEFORE + AFTER, "precision": "float64"}
+    defaults: dict[str, Any] = {
+        "global_batch_size": BATCH,
+        "steps": BEFORE + AFTER,
+        "precision": "float64",
+    }
     return TrainConfig(**(defaults | options))
 
 
