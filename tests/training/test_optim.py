@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from facescale import backbones
-from facescale.config import Config, OptimConfig, ScheduleConfig, TrainConfig
+from facescale.config import BackboneConfig, Config, OptimConfig, ScheduleConfig, TrainConfig
+from facescale.training import build
 from facescale.training.optim import decay_groups, make_optimizer, make_schedule, unreached
+from runs import CPU, small_run
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,24 @@ def test_decay_of_weights_leaves_out_batchnorm_prelu_and_biases() -> None:
     assert rest["weight_decay"] == 0.0
     assert all(p.ndim > 1 for p in weights["params"])
     assert len(weights["params"]) + len(rest["params"]) == len(learning)
+
+
+def test_adafaces_decay_is_of_all_but_the_norms() -> None:
+    config = small_run(
+        backbone=BackboneConfig(name="r18", family="arcface_torch", image_size=28),
+        optim=OptimConfig(decay="all_but_norms"),
+        train=TrainConfig(batch_size=4, steps=1, sync_batchnorm=True),
+    )
+    state = build(config, CPU)  # with accelerated layers
+    decaying, rest = (set(group["params"]) for group in state.optimizer.param_groups)
+    for name, parameter in state.backbone.named_parameters():
+        layer = name.split(".")[-2]
+        is_norm = layer in ("bn1", "bn2", "bn3", "features") or name.endswith(
+            ("downsample.1.weight", "downsample.1.bias")
+        )
+        expected = rest if is_norm else decaying
+        assert parameter in expected or not parameter.requires_grad, name
+    assert any(name.endswith("prelu.weight") for name, _ in state.backbone.named_parameters())
 
 
 def test_adamw_and_sgd_are_torchs_own() -> None:

@@ -58,8 +58,9 @@ class OptimConfig(Section, prefix="optim."):
     """Of the backbone, and of the centres unless head_weight_decay is given."""
     head_weight_decay: NotNegative | None = None
     """Of the class centres; weight_decay when not given."""
-    decay: Literal["all", "weights"] = "all"
-    """Which backbone parameters decay: all (the report, arcface_torch), or no BN, PReLU, bias."""
+    decay: Literal["all", "all_but_norms", "weights"] = "all"
+    """Which backbone parameters decay: all (the report, arcface_torch), all but those of BatchNorm
+    and LayerNorm (AdaFace), or weights alone: no BatchNorm, PReLU, bias."""
     clip_norm: Positive | None = None
     """Largest norm of the backbone's gradient; arcface_torch has 5."""
     fused: bool | None = None

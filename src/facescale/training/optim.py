@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from facescale.config import Config, OptimConfig, ScheduleConfig
 from facescale.training.groups import Factors, factor_of, parse
@@ -73,14 +74,21 @@ def decay_groups(
 ) -> list[dict[str, Any]]:
     """Parameters that learn, split by whether they decay and by the factor on their rate.
 
-    `decay` is "all" (MXNet, OneFlow's report runs, arcface_torch) or "weights": convolutions and
-    linear layers only, no BatchNorm, no PReLU slope, no bias (TFace, face.evoLVe).
+    `decay` is "all" (MXNet, OneFlow's report runs, arcface_torch), "all_but_norms" (AdaFace) or
+    "weights": convolutions and linear layers only, no BatchNorm, no PReLU slope, no bias (TFace,
+    face.evoLVe).
     """
+    norms = [layer for layer in backbone.modules() if isinstance(layer, _BatchNorm | nn.LayerNorm)]
+    of_norms = {parameter for layer in norms for parameter in layer.parameters()}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in backbone.named_parameters():
         if parameter.requires_grad:
-            kind = factor_of(name, factors), decay == "all" or parameter.ndim > 1
-            groups.setdefault(kind, []).append(parameter)
+            decays = {
+                "all": True,
+                "all_but_norms": parameter not in of_norms,
+                "weights": parameter.ndim > 1,
+            }[decay]
+            groups.setdefault((factor_of(name, factors), decays), []).append(parameter)
     # The whole rate first, which the log shows; then what decays
     order = sorted(groups, key=lambda kind: (kind[0] != 1.0, not kind[1]))
     return [
