@@ -18,7 +18,7 @@ def add_options(parser: Parser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Write the page, and print its path."""
-    output = file_to_write(chosen.output)
+    output = file_to_write(chosen.output, ".html", ".htm")
     from facescale.report.training_page import write_page
     from facescale.report.training_runs import read_runs
 

@@ -88,7 +88,7 @@ def _check(chosen: argparse.Namespace) -> None:
 
 def _output(chosen: argparse.Namespace) -> Path:
     if chosen.package is None:
-        return file_to_write(chosen.output or "model.onnx")
+        return file_to_write(chosen.output or "model.onnx", ".onnx")
     from facescale.models.package import RECOGNISER, check_name
 
     check_name(Path(chosen.package))

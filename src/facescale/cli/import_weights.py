@@ -24,6 +24,8 @@ def add_options(parser: Parser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Write the file, and say what it holds and what was left out."""
     output = file_to_write(chosen.output, ".safetensors")
+    if output.resolve() == Path(chosen.file).resolve():
+        raise ValueError(f"{output} is the file that is read; give OUT another name")
     from facescale.models.weights import beside_network, load_backbone, save_backbone
 
     backbone = load_backbone(chosen.file, chosen.backbone, chosen.family)
