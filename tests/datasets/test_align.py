@@ -249,6 +249,7 @@ def test_photographs_that_differ_in_their_suffix_get_a_face_each(run: Run, tmp_p
         (["nowhere", "out"], "nowhere is not a folder"),
         (["photos", "photos/out"], "photos/out lies in photos"),
         (["photos", "full"], "full is not empty"),
+        (["empty", "out"], "empty has no photographs (.jpg .jpeg"),
         (["photos", "out", "--longest", "3"], "--longest must be at least 32"),
         (["photos", "out", "--threads", "0"], "--threads must be at least 1, got 0"),
     ],
@@ -263,11 +264,15 @@ def test_a_mistake_is_one_clear_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "full" / "x.png", painted())
+    save(tmp_path / "photos" / "1.png", painted())
+    save(tmp_path / "empty" / "ann" / "1.png", painted())
+    (tmp_path / "empty" / "ann" / "1.png").rename(tmp_path / "empty" / "ann" / "1.heic")
     with pytest.raises(SystemExit):
         main(["data", "align", *arguments])
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert message in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_missing_package_is_named_with_its_extra(tmp_path: Path) -> None:

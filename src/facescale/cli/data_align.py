@@ -48,6 +48,7 @@ def run(chosen: argparse.Namespace) -> None:
     from facescale.datasets.walk import default_threads
 
     detector = open_chosen_detector(chosen)
+    _check_photographs(photos, chosen.format)
     output.mkdir(parents=True, exist_ok=True)
     options = _options(chosen)
     check_options(output, options)
@@ -74,6 +75,18 @@ def _folders(chosen: argparse.Namespace) -> tuple[Path, Path]:
     if output.resolve().is_relative_to(photos.resolve()):
         raise ValueError(f"{output} lies in {photos}; give a folder outside of the photographs")
     return photos, output
+
+
+def _check_photographs(photos: Path, format: str) -> None:
+    """Raise ValueError where there are none, as in an empty folder or one of other files."""
+    from facescale.data.images import IMAGE_SUFFIXES
+    from facescale.datasets.photographs import walk
+
+    if next(walk(photos, f".{format}"), None) is None:
+        raise ValueError(
+            f"{photos} has no photographs ({' '.join(IMAGE_SUFFIXES)}), nor has a folder in it; "
+            "give the folder of the photographs, or convert those of other formats"
+        )
 
 
 def _options(chosen: argparse.Namespace) -> dict[str, Any]:
