@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from facescale.evaluation.plots import _draw_curve, plot_roc, plot_training
+from confined import file_size_limit
+from facescale.evaluation.plots import _draw_curve, plot_roc, plot_training, rendered, save
 from facescale.evaluation.verification import Roc, Verification, normalise, roc, verify
 
 
@@ -100,3 +101,26 @@ def test_the_style_stays_in_the_pictures(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     plot_roc(tmp_path / "roc.png", CURVES["small"])
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_picture_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "roc.png"
+    path.write_text("the old picture")
+    with file_size_limit(1000), pytest.raises(OSError, match=r"roc\.png could not be written"):
+        plot_roc(path, CURVES["one"])
+    assert path.read_text() == "the old picture"
+    assert [file.name for file in tmp_path.iterdir()] == ["roc.png"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_name_in_letters_that_the_font_lacks_gives_no_warning() -> None:
+    figure = Figure()
+    figure.suptitle("人脸")
+    assert rendered(figure, "png").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_the_suffix_is_the_format(tmp_path: Path, suffix: str, start: bytes) -> None:
+    path = tmp_path / f"a.{suffix}"
+    save(Figure(), path)
+    assert path.read_bytes().startswith(start)

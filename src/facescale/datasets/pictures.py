@@ -1,5 +1,6 @@
 """Pictures of a data set as PNG: how many images its identities have, and some of its faces."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from facescale.data.images import IMAGE_SIZE, decode
 from facescale.datasets.inspect import Inspection
 from facescale.datasets.subset import shuffled
-from facescale.evaluation.plots import COLOURS, GREY, INK, STYLE, WIDTH
+from facescale.evaluation.plots import COLOURS, GREY, INK, STYLE, WIDTH, save
+from facescale.files import write_whole
 
 PEOPLE, IMAGES = 10, 8
 """Rows and columns of a contact sheet."""
@@ -48,7 +50,7 @@ def plot_images_per_identity(path: Path, found: Inspection) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         if axes.get_xscale() == "linear":
             axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        figure.savefig(path)
+        save(figure, path)
 
 
 def _edges(least: int, most: int, is_wide: bool) -> list[float]:
@@ -85,7 +87,9 @@ def draw_contact_sheet(path: Path, found: Inspection, seed: int = 0) -> None:
                 corner = (place[0] + IMAGE_SIZE - 1, top + IMAGE_SIZE - 1)
                 pen.rectangle((place, corner), outline=GREY)
                 pen.text((place[0] + 20, top + 48), "unreadable", fill=GREY, font=font)
-    sheet.save(path, "PNG")
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    write_whole(path, [file.getvalue()])
 
 
 def _some_of(found: Inspection, label: int, count: int, seed: int) -> list[int]:

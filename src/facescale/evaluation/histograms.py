@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from facescale.evaluation.judgement import Judgement
-from facescale.evaluation.plots import COLOURS, GREY, STYLE, WIDTH
+from facescale.evaluation.plots import COLOURS, GREY, STYLE, WIDTH, save
 
 BINS = 80
 
@@ -31,7 +31,7 @@ def plot_scores(path: Path | str, judged: Mapping[str, Judgement]) -> None:
         for axes, (name, one) in zip(panels, judged.items(), strict=True):
             _draw_scores(axes, name, one, edges)
         panels[-1].set_xlabel("cosine of the pair")
-        figure.savefig(path)
+        save(figure, path)
 
 
 def _draw_scores(axes: Axes, name: str, one: Judgement, edges: list[float]) -> None:

@@ -1,5 +1,7 @@
 """Plots of a run as PNG: ROC curves, and loss, accuracy and learning rate over the steps."""
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from facescale.evaluation.verification import FAR_TARGET, Floats, Roc, Verification
+from facescale.files import write_whole
 
 Curves = Mapping[str, Roc | Verification]
 Series = tuple[Floats, Floats]
@@ -77,7 +80,7 @@ def plot_roc(path: Path | str, curves: Curves) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda tar, _: f"{100 * tar:g} %"))
         _add_table(figure, lines, _roc_table(curves))
-        figure.savefig(path)
+        save(figure, path)
 
 
 def plot_training(path: Path | str, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -106,7 +109,21 @@ def plot_training(path: Path | str, metrics: Sequence[Mapping[str, Any]]) -> Non
             _draw_accuracies(panels[1], accuracies)
         _draw_learning_rate(panels[-1], _series(metrics, "lr"))
         figure.align_ylabels()
-        figure.savefig(path)
+        save(figure, path)
+
+
+def save(figure: Figure, path: Path | str) -> None:
+    """Write a figure in the format of the suffix; OSError with the path if it cannot be written."""
+    write_whole(Path(path), [rendered(figure, Path(path).suffix.removeprefix("."))])
+
+
+def rendered(figure: Figure, format: str) -> bytes:
+    """The file of a figure. A letter that the font lacks is drawn as a box, without a warning."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(file, format=format)
+    return file.getvalue()
 
 
 def _roc(curve: Roc | Verification) -> Roc:
