@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from confined import file_size_limit
 from facescale.cli import main
 from facescale.data.dataset import Dataset, found_in, open_dataset
 from facescale.data.images import to_file
 from facescale.datasets.convert import Conversion, Options, convert
+from facescale.datasets.parts import check_folders
 from facescale.datasets.recordio import write_recordio
 from facescale.datasets.stream import Names
 from records import jpeg
@@ -223,3 +225,18 @@ def test_memory_stays_bounded_however_many_images_there_are(tmp_path: Path) -> N
 
     convert(Many(), tmp_path / "set", Options(to="tar"))  # type: ignore[arg-type]
     assert alive[1] < 1000
+
+
+@pytest.mark.parametrize("to", ["recordio", "ofrecord", "tar"])
+def test_a_file_that_cannot_grow_is_named(people: Dataset, tmp_path: Path, to: str) -> None:
+    made = {"recordio": "train.rec", "ofrecord": "part-00000", "tar": "shard-000000.tar"}[to]
+    with (
+        file_size_limit(20_000),
+        pytest.raises(OSError, match=f"new.partial/{made} could not be written: File too large"),
+    ):
+        convert(people, tmp_path / "new", Options(to=to))
+
+
+def test_a_name_that_two_people_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"2 people are called 'ann', and would share a folder"):
+        check_folders(["bob", "ann", "ann"], 3)

@@ -167,7 +167,8 @@ class GrowingFile:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append."""
-        self.file.write(data)
+        with naming(self.path):
+            self.file.write(data)
         self.size += len(data)
 
     def sync(self) -> int:

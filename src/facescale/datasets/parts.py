@@ -3,6 +3,7 @@
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -189,4 +190,7 @@ def _check_name(name: str) -> None:
 def check_folders(names: Sequence[str] | None, num_classes: int) -> None:
     """Raise ValueError where folders would mix people: names that occur twice."""
     if names is not None and len(set(names)) != num_classes:
-        raise ValueError("two people have the same name, and would share a folder; rename one")
+        name, count = Counter(names).most_common(1)[0]
+        raise ValueError(
+            f"{count} people are called {name[:80]!r}, and would share a folder; rename them"
+        )

@@ -119,8 +119,10 @@ class RecordWriter:
 
     def close(self) -> None:
         """Let go of the files."""
-        self._records.close()
-        self._entries.close()
+        try:
+            self._records.close()
+        finally:
+            self._entries.close()
 
 
 def write_recordio(
