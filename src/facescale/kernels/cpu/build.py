@@ -108,6 +108,12 @@ def _open(library: Path) -> ctypes.CDLL:
 
 
 @functools.cache
+def _announce() -> None:
+    """Say why the process is silent for so long."""
+    _log.warning("compiling the kernels for this processor, for half a minute to two")
+
+
+@functools.cache
 def _warn_once(message: str) -> None:
     _log.warning("%s. They are compiled at every start until then", message)
 
@@ -135,6 +141,7 @@ def _key(source: Path, compiler: str) -> str:
 
 def _compile(compiler: str, source: Path, library: Path) -> None:
     """Compile `source` to `library`; BuildError with the compiler's reason."""
+    _announce()
     done = _run([compiler, *FLAGS, str(source), "-o", str(library)])
     if done.returncode:
         raise BuildError(f"{compiler} could not build {source.name}: {_reason(done)}")
