@@ -159,7 +159,12 @@ def test_no_pair_is_drawn_twice_and_people_take_turns(sizes: list[int], seed: in
     try:
         pairs = draw_pairs(labels, 60, 3, seed)
     except ValueError as error:
-        assert "draw fewer pairs, or make fewer folds" in str(error)  # noqa: PT017
+        assert "make fewer folds than 3" in str(error)  # noqa: PT017
+        if found := re.search(r"draw (\d+) at most", str(error)):
+            most = int(found[1])
+            assert len(draw_pairs(labels, most, 3, seed)) == most
+            with pytest.raises(ValueError, match=f"draw {most} at most"):
+                draw_pairs(labels, most + 6, 3, seed)
         return
     assert len({frozenset(pair[:2]) for pair in pairs}) == 60
     assert all(one != two for one, two, _ in pairs)
@@ -179,8 +184,10 @@ def test_all_pairs_can_be_drawn_and_too_many_are_refused() -> None:
     assert {frozenset(pair[:2]) for pair in pairs} == {
         *(frozenset(pair) for pair in ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))),
     }
-    with pytest.raises(ValueError, match=r"fold 1 of 1 has 2 people and 3 pairs of one person, 4"):
+    with pytest.raises(ValueError, match=r"2 people are too few for 8 pairs in .*; draw 6 at most"):
         draw_pairs(labels, 8, 1, 0)
+    with pytest.raises(ValueError, match=r"different people; make fewer folds than 2 \(--folds\)"):
+        draw_pairs(labels, 4, 2, 0)
     with pytest.raises(ValueError, match=r"7 pairs cannot be shared by 1 folds.* multiple of 2"):
         draw_pairs(labels, 7, 1, 0)
 

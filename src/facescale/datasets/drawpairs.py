@@ -45,21 +45,30 @@ def draw_pairs(labels: NDArray[np.int64], num_pairs: int, folds: int, seed: int)
     random.shuffle(people)
     people.sort(key=lambda images: len(images) < 2)  # those without a pair are dealt last
     wanted = num_pairs // folds // 2
+    _check_enough(people, folds, wanted)
     drawn: list[Triple] = []
     for fold in range(folds):
         own = people[fold::folds]
-        for pairs, same in (
-            (_of_one(own, wanted, random), True),
-            (_of_two(own, wanted, random), False),
-        ):
-            if len(pairs) < wanted:
-                kind = "one person" if same else "two people"
-                raise ValueError(
-                    f"fold {fold + 1} of {folds} has {len(own)} people and {len(pairs)} pairs of "
-                    f"{kind}, {wanted} are wanted; draw fewer pairs, or make fewer folds"
-                )
-            drawn += [(first, second, same) for first, second in pairs]
+        drawn += [(first, second, True) for first, second in _of_one(own, wanted, random)]
+        drawn += [(first, second, False) for first, second in _of_two(own, wanted, random)]
     return drawn
+
+
+def _check_enough(people: Sequence[NDArray[np.int64]], folds: int, wanted: int) -> None:
+    """Raise ValueError, with the largest number of pairs, if a fold has too few of either kind."""
+    fewest = wanted
+    for fold in range(folds):
+        sizes = [len(images) for images in people[fold::folds]]
+        of_one = sum(size * (size - 1) // 2 for size in sizes)
+        of_two = (sum(sizes) ** 2 - sum(size**2 for size in sizes)) // 2
+        fewest = min(fewest, of_one, of_two)
+    if fewest < wanted:
+        most = 2 * folds * fewest
+        remedy = f"draw {most:,} at most (--pairs), or " if most else ""
+        raise ValueError(
+            f"{len(people):,} people are too few for {2 * folds * wanted:,} pairs in folds of "
+            f"different people; {remedy}make fewer folds than {folds} (--folds)"
+        )
 
 
 def _of_one(
