@@ -7,6 +7,8 @@ import subprocess
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from PIL import Image
 
 from facescale import backbones, save_backbone
 from facescale.cli import main
-from facescale.cli.train import _output_folder
+from facescale.cli.train import _output_folder, _show_summary
 from facescale.config import PRESETS, AugmentConfig, Config
 from facescale.data.images import Sample
 from facescale.data.transforms import Augment, augmentation
@@ -49,6 +51,15 @@ TINY = [
             "roc.txt: give a name that ends in",
         ),
         (["export", "m.safetensors", "--calibrate", "lfw"], "--calibrate is for --dtype int8"),
+        (["export", "run", "m.safetensors"], "m.safetensors: give a name that ends in .onnx"),
+        (
+            ["compare", "run", "--output", "run/metrics.jsonl"],
+            "run/metrics.jsonl: give a name that ends in .html or .htm",
+        ),
+        (
+            ["import", "weights", "x/../m.safetensors", "m.safetensors"],
+            "m.safetensors is the file that is read; give OUT another name",
+        ),
         (["unpack", "run", "--rows", "5"], "--rows is for --centres; give both, or leave it out"),
         (["bench", "kernels", "--rounds", "0"], "--rounds must be at least 1, got 0"),
         (
@@ -84,6 +95,44 @@ def test_an_unknown_key_in_a_file_is_named(
     path = tmp_path / "mine.yaml"
     path.write_text("optim: {lrr: 0.1}\n")
     assert "lrr" in refused(capsys, "train", str(path))
+
+
+PROGRAM = "from facescale.cli import main; main()"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_is_no_fault(tmp_path: Path, closed: str) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -c '{PROGRAM}' presets {closed}; echo $? > status",
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (tmp_path / "status").read_text() == "0\n"
+    assert not done.stderr
+
+
+def test_a_reader_that_leaves_gives_the_status_of_sigpipe(tmp_path: Path) -> None:
+    """Not 1, by which `data check` says that records are bad."""
+    subprocess.run(
+        f"({sys.executable} -c '{PROGRAM}' presets; echo $? > status) | true",
+        shell=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (tmp_path / "status").read_text() == "141\n"
+
+
+def test_commands_to_try_next_can_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    run: Any = SimpleNamespace(
+        steps=0, unreadable=0, verifications=[], best=None, output=Path("my runs/é")
+    )
+    _show_summary(run)
+    said = capsys.readouterr().out
+    assert "facescale verify 'my runs/é' PAIRS.bin" in said
+    assert "facescale train 'my runs/é/config.yaml' --head" in said
 
 
 def test_train_verify_repeat_and_resume(

@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     An error that is no mistake of the user shows its traceback and ends with exit status 1.
     """
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):  # a path may have bytes that are no text
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
@@ -87,6 +88,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _end(line, 2)
         named = printable(traceback.format_exception_only(error)[-1].strip())
         _end(f"{named}: this is a fault of facescale; please report it with the lines above", 1)
+
+
+_STDERR = 2
+
+
+def _open_streams() -> None:
+    """Let standard streams that the parent closed lead nowhere.
+
+    Otherwise the next file that is opened has their number, and gets what libraries print.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 -- open to the end
 
 
 def _read(words: list[str]) -> tuple[Any, argparse.Namespace]:

@@ -25,8 +25,16 @@ def say(text: str) -> None:
     _console().print(text, soft_wrap=True)
 
 
+class _Console(Console):
+    """A console that leaves it to `main` to end where the reader of a pipe has left."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on: rich would exit with 1, by which `data check` says "bad records"."""
+        raise
+
+
 def _console() -> Console:
-    return Console(highlight=False, emoji=False)  # a path may have :100: in it
+    return _Console(highlight=False, emoji=False)  # a path may have :100: in it
 
 
 def table(*titles: str, left: int = 1) -> Table:

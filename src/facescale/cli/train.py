@@ -1,6 +1,7 @@
 """`facescale train`: a preset, options over it, a run folder, a last screen."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,8 +113,9 @@ def _show_summary(summary: "Summary") -> None:
         if (summary.output / name).exists():
             files.add_row(f"[bold]{escape(str(summary.output / name))}[/]", meaning)
     show(files)
-    run = escape(str(summary.output))
+    run = escape(shlex.quote(str(summary.output)))
+    config = escape(shlex.quote(str(summary.output / "config.yaml")))
     say("\nNext:")
     say(f"  facescale verify {run} PAIRS.bin")
-    say(f"  facescale train {run}/config.yaml --head.sample_rate 0.1")
+    say(f"  facescale train {config} --head.sample_rate 0.1")
     say("  facescale train emore_r100 --data.path FOLDER_WITH_TRAIN_REC")
