@@ -14,7 +14,7 @@ USAGE = "facescale data pairs SOURCE OUT.bin [options]"
 ABOUT = """
 SOURCE is a list of pairs (LFW's pairs.txt, or CSV of two paths and 0 or 1), the folder of CFP's
 protocol, or a data set to draw pairs from, with other people in each fold. With --extract it is a
-.bin file, and OUT a folder for its images and a pairs.csv that makes the same file again."""
+.bin file, and OUT a folder for its images and a pairs.csv that makes the same set again."""
 
 
 def add_options(parser: Parser) -> None:

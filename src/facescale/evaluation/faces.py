@@ -97,8 +97,9 @@ class Faces:
         whole = decode_whole(encoded) if isinstance(encoded, bytes) else encoded
         if whole.shape != (IMAGE_SIZE, IMAGE_SIZE, 3):
             raise ValueError(
-                f"{whole.shape[1]} x {whole.shape[0]} pixels, so not an aligned face; give its "
-                "five points by --points, or --stretch if it is one in another size"
+                f"{whole.shape[1]} x {whole.shape[0]} pixels, so not an aligned face; align "
+                "it (--align, or `facescale data align`), give its five points by --points, or "
+                "--stretch if it is one in another size"
             )
         return whole
 
