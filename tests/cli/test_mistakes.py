@@ -108,6 +108,11 @@ def test_ctrl_c_is_one_line(
     assert ending(KeyboardInterrupt(), monkeypatch, capsys) == (2, "facescale: interrupted\n")
 
 
+def test_a_limit_on_threads_is_named() -> None:
+    error = RuntimeError("can't start new thread")  # as CPython says it
+    assert "raise the limit (`ulimit -u`" in str(one_line(error))
+
+
 def test_a_link_without_its_target_is_told_as_such(tmp_path: Path) -> None:
     link = tmp_path / "mine.yaml"
     link.symlink_to("gone.yaml")
