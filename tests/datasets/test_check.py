@@ -288,3 +288,18 @@ def test_a_folder_and_foreign_sets_are_checked(tmp_path: Path) -> None:
 def test_cases_from_the_field(case: str, flaw: Flaw, count: int) -> None:
     report = check(shared_data(f"cases/{case}"))
     assert len(report.records_with(flaw)) == count, report.walked.reasons
+
+
+def test_a_skip_list_replaces_no_other_file(
+    ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overwrite(ten / "train.rec", offsets_of(ten)[4], b"oops")
+    mine = tmp_path / "run.yaml"
+    mine.write_text("data: {skip: skip.txt}\n")
+    assert run(str(ten), "--skip-list", str(mine)) == 2
+    assert f"{mine} exists and is not a skip list" in capsys.readouterr().err
+    assert mine.read_text() == "data: {skip: skip.txt}\n"
+    skip = tmp_path / "skip.txt"
+    for _ in range(2):  # its own list it writes again
+        assert run(str(ten), "--skip-list", str(skip)) == 1
+    assert len(skip.read_text().splitlines()) == 2

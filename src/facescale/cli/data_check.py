@@ -50,10 +50,13 @@ def run(chosen: argparse.Namespace) -> None:
     skip_list, saved = (
         None if name is None else file_to_write(name) for name in (chosen.skip_list, chosen.report)
     )
+    from facescale.data.skip import require_replaceable
     from facescale.datasets.check import check, good_records
     from facescale.datasets.subset import check_is_free, write_subset
     from facescale.datasets.walk import default_threads
 
+    if skip_list is not None:
+        require_replaceable(skip_list)
     if chosen.repair is not None:
         check_is_free(Path(chosen.repair))
     threads = chosen.threads or default_threads()

@@ -73,6 +73,17 @@ def header(found: Found) -> str:
     return f"# records to leave out of {found.num_images} images of people {found.people}"
 
 
+def require_replaceable(path: Path) -> None:
+    """ValueError if there is a file at `path` that `write_skip_list` has not written."""
+    if not path.exists():
+        return
+    require_regular(path)
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline(200)
+    if first and not _HEADER.fullmatch(first):
+        raise ValueError(f"{path} exists and is not a skip list of `data check`; name another file")
+
+
 def write_skip_list(path: Path, found: Found, lines: Iterable[tuple[int, str]]) -> None:
     """Write a list: an index of a record and why it is left out, a line each."""
     text = (f"{index}\t{' '.join(reason.split())}\n".encode() for index, reason in lines)
