@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from facescale.cli.measured import measured_device
-from facescale.cli.parser import Parser
+from facescale.cli.parser import Parser, check_counts
 from facescale.cli.terminal import escape, file_to_write, say, show, table
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def add_options(parser: Parser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Time every case, show a table of each, and write the raw figures down after each."""
-    if chosen.rounds < 1:
-        raise ValueError(f"--rounds must be at least 1, got {chosen.rounds}")
+    check_counts(chosen, "rounds")
     from facescale.files import write_whole
     from facescale.timing import case_of
     from facescale.timing.interleave import interleave

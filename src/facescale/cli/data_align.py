@@ -12,7 +12,7 @@ from facescale.cli.detection import (
     check_detection_options,
     open_chosen_detector,
 )
-from facescale.cli.parser import Parser
+from facescale.cli.parser import Parser, check_counts
 from facescale.cli.progress import show_progress
 from facescale.cli.terminal import escape, say, show_json
 
@@ -38,9 +38,7 @@ def add_options(parser: Parser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Align this process's part; the last process to end says how all went."""
     check_detection_options(chosen)
-    for name in ("size", "threads"):
-        if getattr(chosen, name) is not None and getattr(chosen, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(chosen, name)}")
+    check_counts(chosen, "size", "threads")
     photos, output = _folders(chosen)
     rank, size = (int(os.environ.get(name, default)) for name, default in _PROCESSES)
     from facescale.datasets.align import Aligner, align_photographs

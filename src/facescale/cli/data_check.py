@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facescale.cli.parser import Parser
+from facescale.cli.parser import Parser, check_counts
 from facescale.cli.progress import show_progress
 from facescale.cli.terminal import escape, file_to_write, say, show, show_json, table
 
@@ -42,9 +42,7 @@ def add_options(parser: Parser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Check, write what was asked for, and say what is wrong."""
-    for name in ("size", "threads"):
-        if getattr(chosen, name) is not None and getattr(chosen, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(chosen, name)}")
+    check_counts(chosen, "size", "threads")
     if chosen.renumber and chosen.repair is None:
         raise ValueError("--renumber is for --repair; give --repair OUT, or leave it out")
     skip_list, saved = (

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from facescale.cli.parser import Parser
+from facescale.cli.parser import Parser, check_counts
 from facescale.cli.progress import show_progress
 from facescale.cli.terminal import escape, say, show, show_json, table
 
@@ -28,8 +28,7 @@ def add_options(parser: Parser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Read the set, draw, and print what there is."""
-    if chosen.threads is not None and chosen.threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {chosen.threads}")
+    check_counts(chosen, "threads")
     if chosen.seed < 0:
         raise ValueError(f"--seed must be at least 0, got {chosen.seed}")
     if chosen.output is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from facescale.cli.embed import add_face_options, check_face_options, find_and_align
 from facescale.cli.networks import add_run_options, check_network_options, open_network
-from facescale.cli.parser import Parser
+from facescale.cli.parser import Parser, check_counts
 from facescale.cli.terminal import escape, say, show, show_json, table
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def add_options(parser: Parser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Embed the photographs with the gallery's model, and look each up."""
     check_face_options(chosen)
-    if chosen.candidates < 1:
-        raise ValueError(f"--candidates must be at least 1, got {chosen.candidates}")
+    check_counts(chosen, "candidates")
     if not 0 < chosen.fpir < 1:
         raise ValueError(f"--fpir is a rate between 0 and 1, got {chosen.fpir:g}")
     if chosen.threshold is not None and not -1 <= chosen.threshold <= 1:

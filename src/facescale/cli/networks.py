@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facescale.cli.models import add_model_options, open_model
-from facescale.cli.parser import Parser
+from facescale.cli.parser import Parser, check_counts
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +40,7 @@ def check_network_options(chosen: argparse.Namespace) -> None:
     Raises:
         ValueError: A batch of no image, or `--mean` or `--std` for anything but an ONNX file.
     """
-    if chosen.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, got {chosen.batch_size}")
+    check_counts(chosen, "batch_size")
     if Path(chosen.model).suffix != ".onnx" and (chosen.mean, chosen.std) != (None, None):
         raise ValueError(
             "--mean and --std are for ONNX files; leave them out, other models know their pixels"

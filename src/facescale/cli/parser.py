@@ -69,6 +69,14 @@ def _finite(text: str) -> float:
     return number
 
 
+def check_counts(chosen: argparse.Namespace, *names: str) -> None:
+    """ValueError for the first of these options that is given and below 1."""
+    for name in names:
+        value = getattr(chosen, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
+
+
 def answer(text: str, status: int = 0) -> NoReturn:
     """Print a text that was asked for, and end."""
     sys.stdout.write(text)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from facescale.cli.parser import Parser
+from facescale.cli.parser import Parser, check_counts
 
 USAGE = "facescale unpack CHECKPOINT [--output FOLDER] [--centres] [--dominant NPZ] [options]"
 
@@ -31,8 +31,7 @@ def add_options(parser: Parser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Write the files, and name each."""
-    if chosen.rows is not None and chosen.rows < 1:
-        raise ValueError(f"--rows must be at least 1, got {chosen.rows}")
+    check_counts(chosen, "rows")
     if chosen.rows is not None and not chosen.centres and chosen.dominant is None:
         raise ValueError("--rows is for --centres; give both, or leave it out")
     from facescale.checkpoint import folder as checkpoint
