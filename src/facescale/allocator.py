@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # torch is not needed to start
     from torch import Tensor
 
+NO_THREAD = "can't start new thread"
+"""What Python says where the system refuses a thread, or the memory of its stack."""
+
 # mallopt's parameters, from glibc's malloc.h
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 

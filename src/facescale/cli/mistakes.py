@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from facescale.allocator import NO_THREAD
 from facescale.files import printable
 
 TRACEBACK = "FACESCALE_TRACEBACK"
@@ -25,9 +26,6 @@ and ConnectionError are among them."""
 
 _ALLOCATION = "DefaultCPUAllocator: can't allocate memory"
 """In the RuntimeError of torch where an allocation fails."""
-
-_NO_THREAD = "can't start new thread"
-"""The RuntimeError of Python where the system refuses one."""
 
 _FOREIGN = ("SafetensorError", "OutOfMemoryError")
 """The same from libraries that are not imported here, by the names of their types."""
@@ -71,7 +69,7 @@ def _text(error: Exception) -> str | None:
     if out_of_memory and not isinstance(error, OSError):
         text = "" if isinstance(error, RuntimeError) else " ".join(str(error).split())
         return f"out of memory{': ' * bool(text)}{text}; take a smaller batch or fewer identities"
-    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+    if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
         return (
             "the system allows no more threads; raise the limit (`ulimit -u`, or the container's "
             "number of processes), or take fewer --threads (--data.threads in training)"

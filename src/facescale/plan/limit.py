@@ -4,6 +4,8 @@ import sys
 
 import torch
 
+from facescale.allocator import NO_THREAD
+
 OUT_OF_MEMORY = "out of memory"
 """Outcome of a run that ended because an allocation failed."""
 _SIGNS = (
@@ -11,8 +13,6 @@ _SIGNS = (
     "could not create a primitive",  # oneDNN's message if an allocation fails
     *("status_alloc_failed", "cublas_status_not_initialized"),  # no room for a handle of CUDA's
 )
-
-_NO_THREAD = "can't start new thread"
 
 
 def limit_memory(count: int, device: torch.device) -> None:
@@ -70,7 +70,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     message = str(error).lower()
-    signs = (*_SIGNS, _NO_THREAD) if _is_limited() else _SIGNS
+    signs = (*_SIGNS, NO_THREAD) if _is_limited() else _SIGNS
     return any(sign in message for sign in signs)
 
 
