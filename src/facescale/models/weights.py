@@ -89,6 +89,15 @@ def load_weights_(backbone: nn.Module, path: Path | str) -> None:
                     f"{path} was trained with {option} {spec[option]!r:.60}, this network has "
                     f"{ours.get(option)}; give backbone.{option} as in the file"
                 )
+    _take_(backbone, tensors, path)
+
+
+def take_foreign_(backbone: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Fill `backbone` with what `torchfile.state_dict_in` gave; raises as `load_weights_` does."""
+    _take_(backbone, _with_our_names(dict(tensors)), path)
+
+
+def _take_(backbone: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     if wrong := differences(shapes_of(backbone.state_dict()), shapes_of(tensors)):
         raise ValueError(f"{path} holds weights of another network: {wrong}")
     _fill_(backbone, tensors)

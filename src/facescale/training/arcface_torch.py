@@ -18,7 +18,7 @@ from torch import Tensor
 from facescale.checkpoint.tensors import PIECE_ROWS, SLOTS
 from facescale.head.centres import ClassCentres
 from facescale.models.torchfile import is_plain, read_plain, state_dict_in
-from facescale.models.weights import load_weights_, momenta_with_our_names
+from facescale.models.weights import momenta_with_our_names, take_foreign_
 from facescale.training.foreign_momenta import Slots, give_, read_slots
 from facescale.training.remaining import plan_remaining_
 from facescale.training.state import TrainState
@@ -71,10 +71,11 @@ def begin_from_(state: TrainState, folder: Path) -> list[str]:
     centres = state.head.centres
     if centres.subcentres > 1:
         raise ValueError(f"{folder}: has one class centre of each identity; leave head.subcentres")
-    load_weights_(state.backbone, folder / FIRST)
     first, last = 0, None
     notes: dict[str, str] = {}
     for path, saved in _ranks(folder):
+        if path.name == FIRST:
+            take_foreign_(state.backbone, saved.weights, path)
         if saved.centres.shape[1] != centres.dim:
             raise ValueError(
                 f"{path}: class centres of {saved.centres.shape[1]} numbers, not {centres.dim}"
